@@ -1,0 +1,86 @@
+# Two commands on a bare machine: `make demo` (the main job, for real) and `make test`.
+# Every other target is one `harness` command; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+TUT ?=
+VARIANT ?= cpu
+PRESET ?= full
+SITE ?= default
+HARNESS := .venv/bin/harness
+MACHINE := scripts/install-packages
+
+.PHONY: help demo test lint setup engine scheduler bases build-sif defs jobs submit check status report list doctor cluster \
+	cluster-stop lock format clean
+
+help: ## This list
+	@echo "make TARGET [TUT=2] [VARIANT=cpu|cuda] [PRESET=smoke|bench|full] [SITE=default]"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: engine scheduler bases ## Build three images, run them as jobs on real data, judge them, write the page
+	$(HARNESS) demo $(foreach t,$(TUT),--tutorial $(t))
+
+test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests on real parts
+	$(MACHINE) slurm registry test
+	$(MAKE) --no-print-directory lint
+	.venv/bin/pytest
+
+lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the generated files
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	shellcheck -x .ci/run scripts/* jobs/*.job jobs/lib/*.sh
+	$(HARNESS) defs --check && $(HARNESS) jobs --check
+
+build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
+	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE)
+
+defs: setup ## Write defs/*.def from the tutorials and their stacks
+	$(HARNESS) defs
+
+jobs: setup ## Write jobs/*.job from the tutorials, for SITE
+	$(HARNESS) jobs --site $(SITE)
+
+submit: setup ## Submit TUT as a job and return
+	$(HARNESS) submit $(TUT) --variant $(VARIANT) --preset $(PRESET) --site $(SITE)
+
+check: setup ## Wait for the newest run of TUT and judge it
+	$(HARNESS) check $(TUT)
+
+status: setup ## Show the newest runs
+	$(HARNESS) status
+
+report: setup ## Write one page about the newest runs
+	$(HARNESS) report
+
+list: setup ## List the tutorials and their images
+	$(HARNESS) list
+
+doctor: setup ## Say what this machine lacks, and the line that fixes it
+	$(HARNESS) doctor
+
+cluster: setup ## Start a private Slurm cluster to try the job scripts on
+	$(MACHINE) slurm
+	$(HARNESS) cluster start
+
+cluster-stop: setup ## Stop it
+	$(HARNESS) cluster stop
+
+setup:
+	@scripts/setup-python
+
+engine: setup
+	@scripts/install-apptainer
+
+# A Slurm and the tools to make a base image are welcome, not needed: the demo says what it does without them.
+scheduler bases: setup
+	@$(MACHINE) $(if $(filter scheduler,$@),slurm,registry) || echo "going on without"
+
+lock: setup ## Resolve all Python requirements again
+	scripts/lock-requirements
+
+format: setup ## Format the Python code
+	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+clean: ## Remove what can be built again: cache and report, not the catalog, not the runs
+	rm -rf cache report .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,74 @@
+"""From a tutorial to a published image: build aside, test, publish; or nothing to do."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.catalog.catalog import BaseOrigin, Catalog, Manifest, sha256_of
+from harness.definition.tutorial_image import definition_key, tutorial_definition
+from harness.image.build import COMPRESSION, ImageBuilder, exclusive
+from harness.project import Variant, image_name
+from harness.tutorial import Tutorial
+
+
+@dataclass(frozen=True)
+class CatalogBuilder:
+    """Keeps a catalog's images up to date with the checkout."""
+
+    images: ImageBuilder
+    catalog: Catalog
+
+    def build(self, tutorial: Tutorial, variant: Variant, *, force: bool = False) -> Manifest:
+        """Build and publish one image; one that is up to date already is only verified.
+
+        Raises:
+            SpecError: the definition cannot be made. HarnessError: the build, a test in it, or the base failed.
+        """
+        builder, project = self.images, self.images.project
+        name = image_name(tutorial.stem, variant)
+        key = definition_key(project, tutorial_definition(project, tutorial, variant))
+        with exclusive(builder.cache, name, builder.progress):
+            current = self.catalog.current(name)
+            if current is not None and current.definition_sha256 == key and not force:
+                self.catalog.verify(current)
+                builder.progress(f"{name}: up to date")
+                return current
+            self._sweep(name)
+            temporary = self.catalog.new_temporary(name)
+            try:
+                base = builder.build(tutorial, variant, temporary)
+                manifest = Manifest(
+                    name=name,
+                    tutorial=tutorial.id,
+                    stack=tutorial.stack,
+                    variant=variant,
+                    sha256=sha256_of(temporary),
+                    bytes=temporary.stat().st_size,
+                    definition_sha256=key,
+                    base=BaseOrigin(reference=str(base.reference), digest=base.digest, origin=base.origin),
+                    compression=COMPRESSION,
+                    builder=f"{builder.engine.name} {builder.engine.version}",
+                    built_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                    git_revision=git_revision(project.root),
+                )
+                self.catalog.publish(temporary, manifest)
+            finally:
+                temporary.unlink(missing_ok=True)
+        builder.progress(f"{name}: published {manifest.sha256[:12]}, {manifest.bytes / 1e6:.0f} MB")
+        return manifest
+
+    def _sweep(self, name: str) -> None:
+        """Remove what killed builders left behind; we hold the name's lock, so nobody is writing there."""
+        for path in self.catalog.leftovers(name):
+            self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
+            path.unlink(missing_ok=True)
+
+
+def git_revision(root: Path) -> str | None:
+    """The checkout's commit, with ``-dirty`` where files were changed; None outside git."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None if done.returncode == 0 else None

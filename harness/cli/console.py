@@ -1,0 +1,48 @@
+"""Progress for people: a live line on a terminal, plain milestones in a pipe."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich.console
+import rich.markup
+
+from harness.image.build import Progress
+
+# Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
+MILESTONE = re.compile(
+    r": (INFO: +(Starting build|Running|Build complete|Creating SIF)|up to date|published|removing|waiting)"
+)
+
+
+def console() -> rich.console.Console:
+    """Standard error, for everything that is not the command's result."""
+    return rich.console.Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """A callback for lines of long work: on a terminal a spinner with the last one, in a pipe the milestones."""
+    screen = console()
+    started = time.monotonic()
+    if not screen.is_terminal:
+
+        def plain(line: str) -> None:
+            if MILESTONE.search(line):
+                screen.print(f"[{time.monotonic() - started:5.0f} s] {line}", markup=False, soft_wrap=True)
+
+        yield plain
+        return
+    with screen.status(title) as status:
+
+        def live(line: str) -> None:
+            elapsed = time.monotonic() - started
+            text = line.strip()[: max(20, screen.width - 16)]
+            status.update(f"{elapsed:4.0f} s  {rich.markup.escape(text)}")
+            if MILESTONE.search(line):
+                screen.print(f"[{elapsed:5.0f} s] {line}", markup=False)
+
+        yield live

@@ -1,0 +1,235 @@
+"""submit, status, wait, check, cancel, report: runs and their verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli.console import console
+from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
+from harness.errors import HarnessError, UserError
+from harness.judge.judge import judge_run, write_verdict
+from harness.project import Project, parse_preset, parse_variant
+from harness.report.entry import ReportEntry, overall, report_entry
+from harness.report.html import write_html
+from harness.report.json_report import write_json as write_json_report
+from harness.report.junit import write_junit
+from harness.report.text import print_report
+from harness.run.campaign import (
+    RunRecord,
+    cancel_run,
+    expected_image,
+    gather,
+    latest_run,
+    list_runs,
+    read_record,
+    submit_run,
+    wait_for_runs,
+)
+from harness.run.paths import RunPaths
+from harness.scheduler.base import JobStatus
+from harness.site import DEFAULT_SITE
+from harness.tutorial import load_tutorial, tutorial_ids
+
+RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the tutorial's newest run.")]
+REPORT_FOLDER = "report"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family's commands."""
+    for command in (submit, status, wait, check, cancel, report):
+        app.command()(command)
+
+
+def submit(
+    tutorials: TutorialsArgument = None,
+    variant: VariantOption = "cpu",
+    preset: PresetOption = "full",
+    site: SiteOption = DEFAULT_SITE,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="An option for sbatch, such as --gres=shard:16.")
+    ] = None,
+) -> None:
+    """Submit jobs and return; `harness wait` and `harness check` work later from any shell.
+
+    Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16
+    """
+    project = Project.find()
+    for name in tutorials or tutorial_ids(project):
+        run = submit_run(
+            project,
+            load_tutorial(project, name),
+            parse_variant(variant),
+            parse_preset(preset),
+            site,
+            options=option or (),
+        )
+        typer.echo(run.folder.relative_to(project.root))
+
+
+def status(
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Show this many of the newest runs.")] = 20,
+) -> None:
+    """Show the newest runs. The scheduler is asked only about runs that are silent.
+
+    Example: harness status
+    """
+    project = Project.find()
+    table = Table("run", "job", "state", "node", "age", box=None, pad_edge=False)
+    for record in list_runs(project)[:limit]:
+        evidence = gather(project, record.paths)
+        if evidence.exit_code is not None:
+            state = "ended" if evidence.exit_code == 0 else f"failed ({evidence.exit_code})"
+        elif evidence.scheduler is not None:
+            reason = evidence.scheduler.reason
+            state = evidence.scheduler.state + (f" ({reason})" if reason and reason != "None" else "")
+        else:
+            state = "no word"
+        age = time.time() - record.ordering
+        table.add_row(record.paths.run_id, str(record.facts.get("job_id", "")), state, evidence.node or "", _age(age))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def wait(
+    tutorials: TutorialsArgument = None,
+    run: RunOption = None,
+    timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
+) -> None:
+    """Wait until runs have ended.
+
+    Example: harness wait 2
+    """
+    project = Project.find()
+    _wait(project, _chosen(project, tutorials, run), timeout)
+
+
+def check(
+    tutorials: TutorialsArgument = None,
+    run: RunOption = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", "-v", help="Only runs of this variant.", envvar="VARIANT")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Wait at most this many seconds for runs to end.")] = None,
+    report_folder: Annotated[
+        Path, typer.Option("--report", help="Folder for the page, the JUnit file and the JSON.")
+    ] = Path(REPORT_FOLDER),
+) -> None:
+    """Judge runs: outputs, image, device and throughput. Exit code 1 where one fails.
+
+    Examples: harness check 2; harness check --run runs/tutorial2-cpu-smoke-...
+    """
+    project = Project.find()
+    runs = _chosen(project, tutorials, run, variant)
+    _wait(project, runs, timeout)
+    entries = judge(project, runs)
+    print_report(entries)
+    page = write_reports(entries, project.root / report_folder)
+    typer.echo(f"page: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
+    if overall(entries) == "fail":
+        raise typer.Exit(1)
+
+
+def cancel(tutorials: TutorialsArgument = None, run: RunOption = None) -> None:
+    """Cancel the jobs of runs.
+
+    Example: harness cancel 2
+    """
+    project = Project.find()
+    for chosen in _chosen(project, tutorials, run):
+        cancel_run(project, chosen)
+        typer.echo(f"cancelled {chosen.run_id}")
+
+
+def report(
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Report this many of the newest runs.")] = 50,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the page, the JUnit file and the JSON.")
+    ] = Path(REPORT_FOLDER),
+) -> None:
+    """Write one page, one JUnit file and one JSON file about the newest runs.
+
+    Example: harness report -n 10
+    """
+    project = Project.find()
+    records = list_runs(project)[:limit]
+    if not records:
+        raise UserError("there are no runs", where=str(project.runs), fix="harness submit TUTORIAL")
+    typer.echo(write_reports(judge(project, [r.paths for r in records]), project.root / output))
+
+
+def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
+    """Judge runs and write each one's verdict into its folder."""
+    entries = []
+    for run in runs:
+        evidence = gather(project, run)
+        if evidence.tutorial is None:
+            raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
+        tutorial = load_tutorial(project, evidence.tutorial)
+        verdict = judge_run(evidence, tutorial, expected_image(project, run))
+        write_verdict(run, verdict)
+        entries.append(report_entry(verdict, evidence, tutorial))
+    return entries
+
+
+def write_reports(entries: Sequence[ReportEntry], folder: Path) -> Path:
+    """The page, JUnit and JSON of ``entries``; returns the page."""
+    write_junit(folder / "junit.xml", entries)
+    write_json_report(folder / "report.json", entries)
+    return write_html(folder / "index.html", entries)
+
+
+def _chosen(
+    project: Project, tutorials: list[str] | None, run: Path | None, variant: str | None = None
+) -> list[RunPaths]:
+    if run is not None:
+        if not run.is_dir():
+            raise UserError("no such run folder", where=str(run), fix="harness status lists the runs")
+        return [RunPaths(run.resolve())]
+    chosen = []
+    for name in tutorials or tutorial_ids(project):
+        tutorial = load_tutorial(project, name)
+        found = latest_run(project, tutorial, parse_variant(variant) if variant else None)
+        if found is not None:
+            chosen.append(found)
+        elif tutorials:
+            raise UserError(f"no run of {tutorial.id}", where=str(project.runs), fix=f"make submit TUT={name}")
+    if not chosen:
+        raise UserError("there are no runs", where=str(project.runs), fix="make submit TUT=2")
+    return chosen
+
+
+def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> None:
+    screen = console()
+    silent = [run for run in runs if not run.exit_code.exists()]
+    hopeless = [run for run in silent if not _can_be_waited_for(read_record(run))]
+    silent = [run for run in silent if run not in hopeless]
+    if not silent:
+        return
+
+    def on_status(job: JobStatus) -> None:
+        reason = f" ({job.reason})" if job.reason and job.reason != "None" else ""
+        screen.print(f"job {job.job_id}: {job.state.value}{reason}", markup=False)
+
+    try:
+        wait_for_runs(project, silent, lambda run: screen.print(f"ended: {run.run_id}"), timeout, on_status)
+    except HarnessError:
+        screen.print("some runs have not ended")
+        raise
+
+
+def _can_be_waited_for(record: RunRecord) -> bool:
+    """A run without a job, killed before it could say how it ended, has nobody to wait for."""
+    return bool(record.facts.get("job_id") or record.facts.get("scheduler")) and "rejected" not in record.facts
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

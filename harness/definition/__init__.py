@@ -1,0 +1,1 @@
+"""Dockerfile -> instructions -> :class:`Definition` -> definition file text. Nothing is lost silently."""

@@ -1,0 +1,92 @@
+"""Reading a Dockerfile with BuildKit's own parser into instructions that know their line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import dockerfile
+
+from harness.errors import SpecError
+
+KNOWN_INSTRUCTIONS = frozenset(
+    {"ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER"}
+    | {"ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"}
+)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction of a Dockerfile.
+
+    Attributes:
+        name: upper case, such as ``RUN``.
+        values: its words, quotes kept, as BuildKit splits them.
+        flags: ``--mount=…`` and the like.
+        is_json: written in exec (JSON) form.
+        heredocs: (name, content) of here-documents.
+        where: ``file:line`` of its first line.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    flags: tuple[str, ...]
+    is_json: bool
+    heredocs: tuple[tuple[str, str], ...]
+    where: str
+
+    def refuse(self, reason: str, instead: str) -> SpecError:
+        """The error for something a definition cannot express, at this line."""
+        return SpecError(f"{self.name}: {reason}", where=self.where, fix=instead)
+
+
+def parse_dockerfile(text: str, name: str) -> list[Instruction]:
+    """The instructions of a Dockerfile's ``text``; ``name`` is the file name for messages.
+
+    Raises:
+        SpecError: BuildKit's parser refuses it, an instruction does not exist or has no argument, or FROM is missing.
+    """
+    text = text.removeprefix("\ufeff")
+    if re.search(r"^#\s*escape\s*=\s*`", text, re.MULTILINE | re.IGNORECASE):
+        raise SpecError("the escape directive '`' is not supported", where=f"{name}:1", fix="use backslashes")
+    try:
+        commands = dockerfile.parse_string(text)
+    except (dockerfile.GoIOError, dockerfile.GoParseError) as error:
+        line = re.search(r"line (\d+)", str(error))
+        where = f"{name}:{line[1]}" if line else name
+        raise SpecError(f"not a Dockerfile: {error}", where=where) from error
+    instructions = [
+        Instruction(
+            name=command.cmd.upper(),
+            values=tuple(command.value),
+            flags=tuple(command.flags),
+            is_json=command.json,
+            heredocs=tuple((h.name, h.content) for h in command.heredocs),
+            where=f"{name}:{command.start_line}",
+        )
+        for command in commands
+    ]
+    for instruction in instructions:
+        if instruction.name not in KNOWN_INSTRUCTIONS:
+            raise SpecError(f"unknown instruction '{instruction.name}'", where=instruction.where)
+        if not instruction.values and instruction.name not in ("CMD", "ENTRYPOINT"):
+            raise SpecError(f"{instruction.name} has no argument", where=instruction.where)
+    if not any(i.name == "FROM" for i in instructions):
+        raise SpecError("there is no FROM", where=name)
+    return instructions
+
+
+def read_dockerfile(path: Path, display_name: str | None = None) -> list[Instruction]:
+    """As :func:`parse_dockerfile`, from a file.
+
+    Raises:
+        SpecError: also when the file is missing or not UTF-8.
+    """
+    name = display_name or str(path)
+    try:
+        return parse_dockerfile(path.read_text(encoding="utf-8"), name)
+    except FileNotFoundError:
+        raise SpecError("no such file", where=name) from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"not UTF-8 text at byte {error.start}", where=name) from error

@@ -1,0 +1,64 @@
+"""What a definition file says, as values: a header, layers in build order, and how the image presents itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from harness.definition.words import Value
+
+
+@dataclass(frozen=True)
+class CopiedFile:
+    """A file or folder taken from the checkout.
+
+    Attributes:
+        source: path relative to the checkout's root, where ``apptainer build`` is run.
+        staged: where %files puts it; %files always runs before %post, so the layer moves it into place in its turn.
+    """
+
+    source: str
+    staged: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one Dockerfile, or one tutorial, adds to an image.
+
+    Attributes:
+        files: what %files stages for this layer.
+        commands: POSIX shell for %post, in order, without ``set`` or ``umask``.
+        environment: variables of the running image, in order.
+        labels: image labels.
+    """
+
+    files: tuple[CopiedFile, ...] = ()
+    commands: tuple[str, ...] = ()
+    environment: tuple[tuple[str, Value], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition file.
+
+    Attributes:
+        bootstrap: Apptainer's bootstrap agent: ``docker`` or ``localimage``.
+        base: what follows ``From:``; may hold ``{{ ARGUMENT }}``.
+        arguments: build arguments with their defaults.
+        layers: in build order.
+        help_text, test, runscript: bodies of the sections; None inherits the base's.
+        header: comment lines at the top.
+    """
+
+    bootstrap: str
+    base: str
+    arguments: tuple[tuple[str, str], ...] = ()
+    layers: tuple[Layer, ...] = ()
+    help_text: str | None = None
+    test: str | None = None
+    runscript: str | None = None
+    header: tuple[str, ...] = field(default=())
+
+    def with_layer(self, layer: Layer) -> Definition:
+        """This definition with one more layer on top."""
+        return replace(self, layers=(*self.layers, layer))

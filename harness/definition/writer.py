@@ -1,0 +1,51 @@
+"""A :class:`Definition` -> the text of a definition file."""
+
+from __future__ import annotations
+
+from harness.definition.convert import STAGING
+from harness.definition.model import Definition
+from harness.definition.words import shell_word
+
+# A build sees none of the machine's package configuration. `harness build` lends it as a folder bound here: /mnt is
+# there in every base, so nothing stays behind in the image.
+LENT_FOLDER = "/mnt"
+LENT_BY_THE_BUILDER = (
+    f"if [ -f {LENT_FOLDER}/pip.conf ]; then export PIP_CONFIG_FILE={LENT_FOLDER}/pip.conf; fi",
+    f"if [ -f {LENT_FOLDER}/ca.pem ]; then export PIP_CERT={LENT_FOLDER}/ca.pem SSL_CERT_FILE={LENT_FOLDER}/ca.pem; fi",
+    f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
+)
+
+
+def write_definition(definition: Definition) -> str:
+    """The definition file: plain Apptainer, readable, the same text for the same definition."""
+    layers = definition.layers
+    sections = [
+        "".join(f"# {line}".rstrip() + "\n" for line in definition.header)
+        + f"Bootstrap: {definition.bootstrap}\nFrom: {definition.base}\n"
+    ]
+    sections.append(_section("arguments", [f"{name}={value}" for name, value in definition.arguments]))
+    sections.append(_section("files", [f"{c.source} {c.staged}" for layer in layers for c in layer.files]))
+    sections.append(_section("post", _post(definition)))
+    environment = {name: value for layer in layers for name, value in layer.environment}
+    sections.append(_section("environment", [f"export {n}={shell_word(v)}" for n, v in environment.items()]))
+    labels = {name: value for layer in layers for name, value in layer.labels}
+    sections.append(_section("labels", [f"{name} {value}" for name, value in labels.items()]))
+    for name, body in (("runscript", definition.runscript), ("test", definition.test), ("help", definition.help_text)):
+        sections.append(_section(name, body.splitlines() if body is not None else []))
+    return "\n".join(section for section in sections if section)
+
+
+def _section(name: str, lines: list[str]) -> str:
+    return f"%{name}\n" + "".join(f"{line}\n" for line in lines) if lines else ""
+
+
+def _post(definition: Definition) -> list[str]:
+    commands = [command for layer in definition.layers for command in layer.commands]
+    has_files = any(layer.files for layer in definition.layers)
+    if not commands and not has_files:
+        return []
+    # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
+    lines = ["umask 022", *LENT_BY_THE_BUILDER, *commands]
+    if has_files:
+        lines.append(f"rm -rf {STAGING}")
+    return [line for command in lines for line in command.splitlines()]

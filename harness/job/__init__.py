@@ -1,0 +1,1 @@
+"""Batch scripts from tutorials and sites: plain, short, committed; a person can read and edit them."""

@@ -1,0 +1,26 @@
+"""The names by which a job tells its program what it is part of. The only owner of these names.
+
+The job script sets them (``jobs/lib/job.sh``); a program started by hand has none of them and still works.
+"""
+
+from __future__ import annotations
+
+RUN_DIR = "HARNESS_RUN_DIR"  # the run folder, writable
+RUN_ID = "HARNESS_RUN_ID"
+ATTEMPT = "HARNESS_ATTEMPT"  # tells a requeued job's attempts apart
+TUTORIAL = "HARNESS_TUTORIAL"
+VARIANT = "HARNESS_VARIANT"  # cpu | cuda
+PRESET = "HARNESS_PRESET"  # smoke | bench | full
+STEP = "HARNESS_STEP"
+DATA_DIR = "HARNESS_DATA_DIR"  # the site's data root as the program sees it; empty where there is none
+IMAGE_PATH = "HARNESS_IMAGE_PATH"
+IMAGE_SHA256 = "HARNESS_IMAGE_SHA256"  # of the image file, as the job script verified it
+GIT_REVISION = "HARNESS_GIT_REVISION"
+JOB_ID = "HARNESS_JOB_ID"
+GPUS_REQUESTED = "HARNESS_GPUS_REQUESTED"
+GPU_SHARED = "HARNESS_GPU_SHARED"  # 1 where the GPU was asked for by the shard
+SUBMITTED_AT = "HARNESS_SUBMITTED_AT"  # seconds since the epoch, as the three below; empty: unknown
+JOB_STARTED_AT = "HARNESS_JOB_STARTED_AT"
+STEP_STARTED_AT = "HARNESS_STEP_STARTED_AT"  # just before the image is started
+DEFINITION_SHA256 = "HARNESS_DEFINITION_SHA256"  # key of the definition the image was built from, of its manifest
+DEFINITION_FILE = "/opt/tutorial/definition.sha256"  # written into the image when it is built

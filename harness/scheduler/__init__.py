@@ -1,0 +1,21 @@
+"""Schedulers: submit, poll many in one call, cancel. ``slurm`` for a cluster, ``local`` where there is none."""
+
+from harness.scheduler.base import JobRequest, JobState, JobStatus, Scheduler
+from harness.scheduler.detect import Detection, detect_scheduler
+from harness.scheduler.local import LocalScheduler
+from harness.scheduler.slurm import SlurmScheduler
+from harness.scheduler.wait import Outcome, Waiter, WaitResult
+
+__all__ = [
+    "Detection",
+    "JobRequest",
+    "JobState",
+    "JobStatus",
+    "LocalScheduler",
+    "Outcome",
+    "Scheduler",
+    "SlurmScheduler",
+    "WaitResult",
+    "Waiter",
+    "detect_scheduler",
+]

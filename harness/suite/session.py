@@ -1,0 +1,129 @@
+"""One pytest session of the suite: submits what was selected, waits, judges, reports."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.project import Project
+from harness.report.entry import ReportEntry
+from harness.suite.target import Campaign, Target, asked_targets, given_targets
+
+MARKERS = {
+    "run": "did the job end well, with a complete result of what was asked for",
+    "image": "did it use the expected image and the devices asked for",
+    "output": "are the tutorial's outputs right",
+    "throughput": "is it as fast as it must be, and no faster than it can be",
+}
+
+
+def start(config: pytest.Config) -> None:
+    """Work out what the session is about, before anything is collected.
+
+    Raises:
+        pytest.UsageError: the options ask for something that is not there; one line.
+    """
+    options = config.option
+    names = [name for group in options.harness_tutorials for name in group.split(",") if name.strip()]
+    if hasattr(config, "workerinput") or getattr(options, "numprocesses", None):
+        raise pytest.UsageError("harness.suite waits for jobs, it does not compute: run it without -n")
+    if options.harness_submit_only and (options.harness_collect or options.harness_runs):
+        raise pytest.UsageError("--submit-only goes with neither --collect nor --run: it judges nothing")
+    try:
+        project = Project.find()
+        if options.harness_runs:
+            targets = given_targets(
+                project, options.harness_runs, names, options.harness_variant, options.harness_preset
+            )
+        else:
+            targets = asked_targets(project, names, options.harness_variant, options.harness_preset)
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning} (harness.suite)")
+    config._harness_suite = SuiteSession(config, project, targets)  # type: ignore[attr-defined]
+
+
+class SuiteSession:
+    """State of the suite in one pytest session. ``targets`` are the runs, in the order of their tests."""
+
+    def __init__(self, config: pytest.Config, project: Project, targets: Sequence[Target]) -> None:
+        options = config.option
+        self.project = project
+        self.targets = tuple(targets)
+        self.site: str = options.harness_site
+        self.submit_only: bool = options.harness_submit_only
+        self.collect: bool = options.harness_collect
+        self.report_folder = Path(options.harness_report) if options.harness_report else None
+        # By name: a session that only collects tests needs no scheduler, catalog or network.
+        self._campaign: Campaign | None = None
+
+    @property
+    def campaign(self) -> Campaign:
+        """The functions that submit and gather runs."""
+        if self._campaign is None:
+            self._campaign = cast(Campaign, importlib.import_module("harness.run.campaign"))
+        return self._campaign
+
+    def submit_selected(self, session: pytest.Session) -> None:
+        """Submit (or find) a run for each target that still has a test after -k, -m and --lf."""
+        selected = {id(target) for item in session.items if (target := _target_of(item)) is not None}
+        for target in self.targets:
+            if id(target) not in selected or target.given:
+                continue
+            if self.collect:
+                target.find(self.campaign, self.project)
+            else:
+                target.submit(self.campaign, self.project, self.site)
+
+    def await_run_of(self, item: pytest.Item) -> None:
+        """Block until the run this test is about has ended, and judge it."""
+        target = _target_of(item)
+        if target is not None and not self.submit_only:
+            target.judge(self.campaign, self.project)
+
+    @property
+    def entries(self) -> list[ReportEntry]:
+        """The runs judged so far."""
+        return [target.entry for target in self.targets if target.entry is not None]
+
+    def write_report(self) -> None:
+        """Write the report folder, if one was asked for.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.report_folder is None or not self.entries:
+            return
+        # Jinja2 and the page are needed only here.
+        from harness.report.html import write_html
+        from harness.report.json_report import write_json
+        from harness.report.junit import write_junit
+
+        write_html(self.report_folder / "index.html", self.entries)
+        write_json(self.report_folder / "report.json", self.entries)
+        write_junit(self.report_folder / "junit.xml", self.entries)
+
+    def print_summary(self, terminal: pytest.TerminalReporter) -> None:
+        """Say where the runs and the report are, and what is still going."""
+        known = [target for target in self.targets if target.run is not None]
+        if not known:
+            return
+        terminal.section("tutorial runs", sep="-")
+        for target in known:
+            state = target.entry.verdict.overall if target.entry else "submitted, not judged"
+            terminal.write_line(f"{target.name}: {state}  {target.run.folder if target.run else ''}")
+        if any(target.entry is None and not target.given for target in known):
+            terminal.write_line("judge them later: the same command with --collect")
+        if self.report_folder is not None and self.entries:
+            terminal.write_line(f"report: {self.report_folder / 'index.html'}")
+
+
+def _target_of(item: pytest.Item) -> Target | None:
+    target = getattr(item, "harness_target", None)
+    return target if isinstance(target, Target) else None

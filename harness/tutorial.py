@@ -1,0 +1,255 @@
+"""The tutorial: what ``tutorials/<id>/tutorial.toml`` says. The only place that knows a tutorial."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.errors import SpecError, UserError
+from harness.project import PRESETS, Project
+from harness.project import PresetName as PresetName
+from harness.project import Variant as Variant
+from harness.specfile import LocalizedText, SpecModel, load_spec
+
+Scalar = bool | int | float | str
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+
+
+class Resources(SpecModel):
+    """What a job of one variant asks the scheduler for."""
+
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int = Field(0, ge=0)
+    cpus: int = Field(ge=1, description="cores per node")
+    memory_gb: float = Field(gt=0, description="host memory per node, GiB")
+    minutes: int = Field(ge=1, description="wall time limit")
+
+
+class DataSet(SpecModel):
+    """A data set a site may hold; ``fallback`` says what the program uses where it does not."""
+
+    name: str
+    path: str = Field(description="folder or file below the site's data root")
+    files: list[str] = Field(min_length=1, description="files that must be there, below `path` (or `path` itself: '.')")
+    source: str = Field(description="where it comes from, for a person")
+    fallback: LocalizedText | None = None
+
+
+class Step(SpecModel):
+    """One program run inside the image; the job runs the steps in order."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    program: str = Field(description="file of the tutorial's folder, run by the image's python")
+    parameters: dict[str, Scalar] = Field(
+        default_factory=dict, description="the original's values; each becomes --key value (a bool: --key or nothing)"
+    )
+
+
+class Preset(SpecModel):
+    """Overrides of step parameters: ``[presets.smoke.train] epochs = 2``."""
+
+    description: LocalizedText
+    steps: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
+
+
+class _Expectation(SpecModel):
+    step: str
+    name: str
+    presets: list[PresetName] = Field(default_factory=lambda: list(PRESETS))
+    when: dict[str, Scalar] = Field(
+        default_factory=dict, description="judge only when these outputs of the step have these values"
+    )
+
+
+class NumberExpectation(_Expectation):
+    """A number the step reports: inside [min, max], or within `tolerance` of `equals`."""
+
+    kind: Literal["number"]
+    min: float | None = None
+    max: float | None = None
+    equals: float | None = None
+    tolerance: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _can_fail(self) -> NumberExpectation:
+        if self.min is None and self.max is None and self.equals is None:
+            raise ValueError(f"expectation '{self.name}' needs min, max or equals")
+        return self
+
+
+class CurveExpectation(_Expectation):
+    """A list of numbers the step reports: finite, long enough, and moving the right way from first to last."""
+
+    kind: Literal["curve"]
+    direction: Literal["decreasing", "increasing"]
+    min_points: int = Field(2, ge=2)
+    min_change: float = Field(0.0, ge=0, description="smallest |last - first| that counts, in the curve's unit")
+
+
+class FileExpectation(_Expectation):
+    """A file the step leaves in its output folder; `name` is its path there."""
+
+    kind: Literal["file"]
+    min_bytes: int = Field(1, ge=1)
+    format: Literal["png", "any"] = "any"
+
+
+Expectation = Annotated[NumberExpectation | CurveExpectation | FileExpectation, Field(discriminator="kind")]
+
+
+class Floor(SpecModel):
+    """Slowest acceptable value; below `fail` fails, below `warn` warns. `source` says where the numbers come from."""
+
+    fail: float = Field(gt=0)
+    warn: float | None = Field(None, gt=0)
+    source: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Floor:
+        if self.warn is not None and self.warn < self.fail:
+            raise ValueError("warn must not be below fail")
+        return self
+
+
+class Throughput(SpecModel):
+    """The metric that says whether the tutorial runs as fast as this machine allows."""
+
+    step: str
+    metric: str = Field(pattern=NAME_PATTERN)
+    unit: str
+    flop_per_unit: float | None = Field(None, gt=0, description="floating point operations per unit of work")
+    flop_source: str | None = None
+    floors: dict[Variant, Floor]
+
+    @model_validator(mode="after")
+    def _sourced(self) -> Throughput:
+        if self.flop_per_unit is not None and not self.flop_source:
+            raise ValueError("flop_per_unit needs flop_source")
+        return self
+
+
+class Tutorial(SpecModel):
+    """One folder under ``tutorials/``."""
+
+    id: str = Field(pattern=r"^(mnist|(xscow|scow)-\d+)$")
+    title: LocalizedText
+    summary: LocalizedText
+    stack: str
+    steps: list[Step] = Field(min_length=1)
+    presets: dict[PresetName, Preset]
+    resources: dict[Variant, Resources]
+    data: list[DataSet] = Field(default_factory=list)
+    expectations: list[Expectation] = Field(min_length=1)
+    throughput: Throughput
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Tutorial:
+        steps = [step.name for step in self.steps]
+        for owner, named in [
+            *((f"expectation '{e.name}'", e.step) for e in self.expectations),
+            ("throughput", self.throughput.step),
+            *((f"presets.{name}", step) for name, preset in self.presets.items() for step in preset.steps),
+        ]:
+            if named not in steps:
+                raise ValueError(f"{owner} names step '{named}'; valid steps: {', '.join(steps)}")
+        for name, preset in self.presets.items():
+            for step in self.steps:
+                unknown = sorted(set(preset.steps.get(step.name, {})) - set(step.parameters))
+                if unknown:
+                    valid = ", ".join(sorted(step.parameters))
+                    raise ValueError(f"presets.{name}.steps.{step.name} sets '{unknown[0]}'; valid: {valid}")
+        missing = sorted(set(self.resources) - set(self.throughput.floors))
+        if missing:
+            raise ValueError(f"throughput.floors lacks the variant '{missing[0]}'")
+        for expectation in self.expectations:
+            numbers = [v for v in expectation.model_dump().values() if isinstance(v, float)]
+            if not all(math.isfinite(v) for v in numbers):
+                raise ValueError(f"expectation '{expectation.name}' has a number that is not finite")
+        return self
+
+    @property
+    def stem(self) -> str:
+        """The name people type: ``tutorial2`` for xscow-2, ``tutorial14`` for scow-14, ``scow-6``, ``mnist``."""
+        number = bare_number(self.id)
+        return self.id if number is None else f"tutorial{number}"
+
+    def step(self, name: str) -> Step:
+        """The step of that name; KeyError is impossible for names the model has checked."""
+        return next(step for step in self.steps if step.name == name)
+
+    def parameters(self, step: str, preset: PresetName) -> dict[str, Scalar]:
+        """The step's parameters under a preset: the originals, overridden."""
+        merged = dict(self.step(step).parameters)
+        if preset in self.presets:
+            merged.update(self.presets[preset].steps.get(step, {}))
+        return merged
+
+    def expected(self, preset: PresetName) -> list[Expectation]:
+        return [e for e in self.expectations if preset in e.presets]
+
+
+def bare_number(tutorial_id: str) -> int | None:
+    """The number that alone names this tutorial, or None.
+
+    Two series share numbers: a bare number means the xscow one where there is one (1-9), else the scow one.
+    """
+    match = re.fullmatch(r"(xscow|scow)-(\d+)", tutorial_id)
+    if match is None:
+        return None
+    series, number = match[1], int(match[2])
+    return number if series == "xscow" or not 1 <= number <= 9 else None
+
+
+def tutorial_ids(project: Project) -> list[str]:
+    """Ids of all tutorials of the checkout, in reading order."""
+
+    def order(tutorial_id: str) -> tuple[str, int]:
+        name, _, number = tutorial_id.partition("-")
+        return name, int(number or 0)
+
+    return sorted((p.parent.name for p in project.tutorials.glob("*/tutorial.toml")), key=order)
+
+
+def resolve_id(project: Project, name: str) -> str:
+    """The id that ``name`` (an id, a bare number, or a stem such as ``tutorial6``) stands for.
+
+    Raises:
+        UserError: no such tutorial; names the nearest ones.
+    """
+    ids = tutorial_ids(project)
+    wanted = name.strip().lower()
+    aliases = {alias: tutorial_id for tutorial_id in ids for alias in _aliases(tutorial_id)}
+    if wanted in aliases:
+        return aliases[wanted]
+    near = [aliases[alias] for alias in difflib.get_close_matches(wanted, list(aliases), n=4, cutoff=0.4)]
+    suggestions = list(dict.fromkeys(near)) or ids
+    raise UserError(f"unknown tutorial '{name}'", fix=f"nearest: {', '.join(suggestions)} (all: harness list)")
+
+
+def _aliases(tutorial_id: str) -> list[str]:
+    number = bare_number(tutorial_id)
+    return [tutorial_id] if number is None else [tutorial_id, str(number), f"tutorial{number}"]
+
+
+def load_tutorial(project: Project, name: str) -> Tutorial:
+    """Load the tutorial that ``name`` stands for (see :func:`resolve_id`).
+
+    Raises:
+        UserError: unknown name. SpecError: a broken tutorial.toml, or a program it names that is not there.
+    """
+    tutorial_id = resolve_id(project, name)
+    path = project.tutorial_file(tutorial_id)
+    tutorial = load_spec(path, Tutorial)
+    if tutorial.id != tutorial_id:
+        raise SpecError(f"id is '{tutorial.id}' but the folder is '{tutorial_id}'", where=str(path))
+    for step in tutorial.steps:
+        if not (path.parent / step.program).is_file():
+            raise SpecError(
+                f"step '{step.name}' names the program '{step.program}', which is not there", where=str(path)
+            )
+    return tutorial

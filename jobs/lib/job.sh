@@ -1,0 +1,161 @@
+# shellcheck shell=bash
+# What every job script of this project does before, around and after its work. Sourced, never run.
+#
+#   job_begin TUTORIAL NAME VARIANT   who we are; makes the run folder
+#   job_need_gpus N                   fail unless N GPUs are visible; adds --nv
+#   job_need_image                    fail unless the image is there and is the one that was published
+#   job_offer_data FILE...            give the program the site's data root; a data set that is there must be whole
+#   job_step STEP [OPTIONS]           run one step inside the image
+#
+# A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file), CATALOG, DATA (data root), RUN_ID.
+
+set -euo pipefail
+umask 022
+
+job_fail() { # what, what to do
+    printf 'error: %s; %s\n' "$1" "$2" >&2
+    exit 2
+}
+
+job_json() { # a JSON string of $1
+    printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' | tr -d '\000-\037' | sed -e 's/^/"/' -e 's/$/"/'
+}
+
+job_begin() {
+    TUTORIAL=$1 NAME=$2 VARIANT=$3
+    JOB_STARTED_AT=$(date +%s.%N)
+    PRESET=${PRESET:-full}
+    case $PRESET in
+        smoke | bench | full) ;;
+        *) job_fail "unknown PRESET '$PRESET'" "use smoke, bench or full" ;;
+    esac
+    [ -d jobs/lib ] || job_fail "$PWD is not the checkout" "submit from the root of the checkout"
+
+    # One place knows the scheduler's dialect.
+    JOB_ID=${SLURM_JOB_ID:-}
+    ATTEMPT=${SLURM_RESTART_COUNT:-0}
+    SUBMITTED_AT=${HARNESS_SUBMITTED_AT:-}
+    if [ -z "$SUBMITTED_AT" ] && [ -n "$JOB_ID" ]; then
+        SUBMITTED_AT=$(date -d "$(squeue -h -j "$JOB_ID" -o %V 2>/dev/null)" +%s 2>/dev/null) || SUBMITTED_AT=
+    fi
+    NODE=${SLURMD_NODENAME:-$(hostname)}
+    CORES=${SLURM_CPUS_PER_TASK:-$(nproc)}
+
+    RUN_ID=${RUN_ID:-$NAME-$VARIANT-$PRESET-$(date -u +%Y%m%dT%H%M%SZ)-${JOB_ID:-$$}}
+    RUN_DIR=$PWD/runs/$RUN_ID
+    mkdir -p "$RUN_DIR" 2>/dev/null || job_fail "cannot write $RUN_DIR" "check quota and permissions of runs/"
+    rm -f "$RUN_DIR/exit_code"
+    SCRATCH=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/$NAME.XXXXXX") ||
+        job_fail "no space for temporary files on $NODE" "set TMPDIR to a folder on a local disk"
+    trap 'job_end $?' EXIT
+    trap 'exit 143' TERM
+
+    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' DEFINITION_SHA256='' DATA_BIND=() NV=()
+    # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
+    USERNS=()
+    [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
+    ENGINE=$(command -v apptainer || command -v singularity) ||
+        job_fail "neither apptainer nor singularity is on $NODE" "load its module or ask the administrator"
+    job_record
+    echo "run: runs/$RUN_ID"
+}
+
+job_record() { # job.json, replaced whole
+    {
+        echo '{'
+        local name
+        for name in TUTORIAL VARIANT PRESET RUN_ID ATTEMPT JOB_ID NODE IMAGE IMAGE_SHA256 DEFINITION_SHA256 \
+            GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT; do
+            printf '  "%s": %s,\n' "${name,,}" "$(job_json "${!name:-}")"
+        done
+        printf '  "host": %s\n}\n' "$(job_json "$(hostname)")"
+    } >"$RUN_DIR/.job.json"
+    mv "$RUN_DIR/.job.json" "$RUN_DIR/job.json"
+}
+
+job_end() { # exit status
+    rm -rf "$SCRATCH"
+    printf '%d\n' "$1" >"$RUN_DIR/.exit_code"
+    mv "$RUN_DIR/.exit_code" "$RUN_DIR/exit_code"
+}
+
+job_need_gpus() { # count
+    local wanted=$1 visible
+    case ${SLURM_JOB_GRES:-}${SLURM_SHARDS_ON_NODE:+shard} in *shard*) GPU_SHARED=1 ;; esac
+    GPUS=$wanted
+    NV=(--nv)
+    job_record
+    if ! visible=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); then
+        job_fail "$wanted GPU(s) needed, but $NODE shows no NVIDIA driver (nvidia-smi)" \
+            "submit to a GPU node: sbatch --gres=gpu:$wanted $0, or use the .cpu.job"
+    fi
+    # --nv shows every GPU of the node; the scheduler's choice must go through.
+    if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+        visible=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+    elif [ -n "$JOB_ID" ]; then
+        visible=0 # a job that was given no GPU may still see the node's
+    fi
+    [ "$visible" -ge "$wanted" ] ||
+        job_fail "$wanted GPU(s) needed, $visible given" "submit with sbatch --gres=gpu:$wanted (or --gres=shard:16)"
+}
+
+job_need_image() {
+    local name=$NAME
+    [ "$VARIANT" = cuda ] || name=$NAME.$VARIANT
+    IMAGE=${IMAGE:-${CATALOG:-catalog}/images/$name/current.sif}
+    [ -e "$IMAGE" ] || job_fail "no image $IMAGE" "build it: make build-sif TUT=$TUTORIAL VARIANT=$VARIANT"
+    IMAGE=$(readlink -f "$IMAGE")
+    IMAGE_SHA256=$(sha256sum "$IMAGE" | cut -d' ' -f1)
+    # A published image is named by its content: a damaged or replaced file does not match its name.
+    local published
+    published=$(basename "$IMAGE" .sif)
+    if [[ $published =~ ^[0-9a-f]{64}$ ]]; then
+        [ "$published" = "$IMAGE_SHA256" ] ||
+            job_fail "$IMAGE is damaged (its content is sha256 $IMAGE_SHA256)" "remove it and build again"
+        DEFINITION_SHA256=$(sed -n 's/.*"definition_sha256": *"\([0-9a-f]*\)".*/\1/p' "${IMAGE%.sif}.json")
+    fi
+    job_record
+}
+
+job_offer_data() { # root [FILE...]: files below the root that make its data sets whole
+    local root=${DATA:-$1} file
+    shift
+    if [ -n "${DATA:-}" ] && [ ! -d "$DATA" ]; then
+        job_fail "DATA=$DATA is no folder on $NODE" "point DATA at the site's data root, or unset it"
+    fi
+    [ -n "$root" ] && [ -d "$root" ] || return 0
+    for file in "$@"; do
+        if [ -d "$root/$(dirname "$file")" ] && [ ! -s "$root/$file" ] && [ ! -s "$root/$file.gz" ]; then
+            job_fail "data set incomplete: $root/$file is missing" "fetch it again before submitting"
+        fi
+    done
+    DATA_BIND=(--bind "$(readlink -f "$root"):/data:ro")
+}
+
+job_step() { # STEP [OPTIONS]
+    local step=$1
+    shift
+    local threads=$CORES
+    [ "$GPUS" -le 1 ] || threads=$((CORES / GPUS > 0 ? CORES / GPUS : 1))
+    local variables=(
+        HARNESS_RUN_DIR="$RUN_DIR" HARNESS_RUN_ID="$RUN_ID" HARNESS_ATTEMPT="$ATTEMPT" HARNESS_TUTORIAL="$TUTORIAL"
+        HARNESS_VARIANT="$VARIANT" HARNESS_PRESET="$PRESET" HARNESS_STEP="$step" HARNESS_IMAGE_PATH="$IMAGE"
+        HARNESS_IMAGE_SHA256="$IMAGE_SHA256" HARNESS_DEFINITION_SHA256="$DEFINITION_SHA256" HARNESS_JOB_ID="$JOB_ID"
+        HARNESS_GIT_REVISION="$(git rev-parse HEAD 2>/dev/null || true)"
+        HARNESS_GPUS_REQUESTED="$GPUS" HARNESS_GPU_SHARED="$GPU_SHARED" HARNESS_NODE="$NODE"
+        HARNESS_DATA_DIR="${DATA_BIND[0]:+/data}" HARNESS_SUBMITTED_AT="$SUBMITTED_AT"
+        HARNESS_JOB_STARTED_AT="$JOB_STARTED_AT" HARNESS_STEP_STARTED_AT="$(date +%s.%N)"
+        OMP_NUM_THREADS="$threads" HF_HUB_OFFLINE=1 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
+        # Caches belong on this node's disk: many jobs compiling into one home folder corrupt one another.
+        TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface TRITON_CACHE_DIR=/tmp/triton
+        TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TORCH_EXTENSIONS_DIR=/tmp/torch-extensions CUDA_CACHE_PATH=/tmp/cuda
+        VLLM_CACHE_ROOT=/tmp/vllm TILELANG_CACHE_DIR=/tmp/tilelang
+    )
+    [ -z "${CUDA_VISIBLE_DEVICES:-}" ] || variables+=(CUDA_VISIBLE_DEVICES="$CUDA_VISIBLE_DEVICES")
+    # Not --env: it splits a value at its commas.
+    local variable prefix=APPTAINERENV_
+    case $ENGINE in *singularity) prefix=SINGULARITYENV_ ;; esac
+    for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
+    "$ENGINE" run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR" --bind "$SCRATCH:/tmp" \
+        "${DATA_BIND[@]}" --pwd /opt/tutorial "$IMAGE" "$step" "$@" 2>&1 | tee -a "$RUN_DIR/log.txt"
+}

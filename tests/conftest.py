@@ -1,0 +1,3 @@
+"""Fixtures of all tests."""
+
+from cluster_fixtures import short_dir, slurm, slurm_cluster, wait_for  # noqa: F401

@@ -1,0 +1,130 @@
+"""The converter: what a Dockerfile says ends up in the definition, or is refused with file and line."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.definition.convert import convert
+from harness.definition.dockerfile import parse_dockerfile
+from harness.definition.writer import write_definition
+from harness.errors import SpecError
+
+
+def definition(text: str, context: str = "ctx") -> str:
+    return write_definition(convert(parse_dockerfile(text, "Dockerfile"), context))
+
+
+def section(text: str, name: str) -> list[str]:
+    lines = text.splitlines()
+    start = lines.index(f"%{name}") + 1
+    end = next((i for i in range(start, len(lines)) if lines[i].startswith("%")), len(lines))
+    return [line for line in lines[start:end] if line]
+
+
+def test_build_arguments_reach_from_and_run() -> None:
+    text = definition("ARG BASE=debian:12\nFROM ${BASE}\nARG LEVEL=3\nRUN echo $LEVEL\n")
+    assert "From: {{ BASE }}" in text
+    assert section(text, "arguments") == ["BASE=debian:12", "LEVEL=3"]
+    assert 'export LEVEL="{{ LEVEL }}"' in section(text, "post")
+
+
+def test_env_is_frozen_where_docker_freezes_it_and_reaches_run_and_the_image() -> None:
+    text = definition('FROM debian\nENV A=1 B="x y"\nENV A=2 C=${A}-${B} PATH=/opt/bin:$PATH\nRUN true\n')
+    expected = ['export A="2"', 'export B="x y"', 'export C="1-x y"', 'export PATH="/opt/bin:${PATH}"']
+    assert section(text, "environment") == expected
+    assert [line for line in section(text, "post") if line.startswith("export C")] == ['export C="1-x y"']
+
+
+def test_each_run_has_its_own_shell_directory_and_no_errexit(tmp_path: Path) -> None:
+    text = definition("FROM debian\nWORKDIR /tmp\nRUN false; cd / && X=1\nRUN pwd > out$X\n")
+    post = "\n".join(section(text, "post"))
+    script = tmp_path / "post.sh"
+    script.write_text(post.replace("/tmp", str(tmp_path)))
+    subprocess.run(["/bin/sh", "-e", str(script)], check=True)
+    assert (tmp_path / "out").read_text().strip() == str(tmp_path)
+
+
+def test_a_failing_run_fails_the_build(tmp_path: Path) -> None:
+    script = tmp_path / "post.sh"
+    script.write_text("\n".join(section(definition("FROM debian\nRUN true && false\nRUN true\n"), "post")))
+    assert subprocess.run(["/bin/sh", "-e", str(script)], check=False).returncode != 0
+
+
+def test_copy_comes_from_the_context_and_lands_in_order(tmp_path: Path) -> None:
+    text = definition("FROM debian\nWORKDIR /app\nCOPY a.txt dir ./\nCOPY a.txt /etc/b.conf\n", "containers/x")
+    assert section(text, "files") == [
+        "containers/x/a.txt /.harness-build/0/a.txt",
+        "containers/x/dir /.harness-build/1/dir",
+        "containers/x/a.txt /.harness-build/2/a.txt",
+    ]
+    staged, target = tmp_path / "staging", tmp_path / "root"
+    for index, name in ((0, "a.txt"), (2, "a.txt")):
+        (staged / str(index)).mkdir(parents=True)
+        (staged / str(index) / name).write_text("content")
+    (staged / "1/dir/sub").mkdir(parents=True)
+    (staged / "1/dir/sub/c").write_text("c")
+    post = "\n".join(section(text, "post")).replace("/.harness-build", str(staged))
+    post = post.replace("/app", f"{target}/app").replace("/etc", f"{target}/etc")
+    subprocess.run(["/bin/sh", "-e", "-c", post], check=True)
+    assert (target / "app/a.txt").is_file()
+    assert (target / "app/sub/c").is_file()
+    assert (target / "etc/b.conf").read_text() == "content"
+    assert not staged.exists()
+
+
+@pytest.mark.parametrize(
+    ("start", "arguments", "printed"),
+    [
+        ('CMD ["echo", "a b"]', [], "a b"),
+        ('CMD ["echo", "a b"]', ["echo", "c  d"], "c  d"),
+        ("CMD echo $((1 + 1))", [], "2"),
+        ('ENTRYPOINT ["echo", "e"]\nCMD ["c"]', [], "e c"),
+        ('ENTRYPOINT ["echo", "e"]\nCMD ["c"]', ["x", "y z"], "e x y z"),
+        ("ENTRYPOINT echo shell", ["ignored"], "shell"),
+    ],
+)
+def test_the_start_command_follows_dockers_rule(start: str, arguments: list[str], printed: str) -> None:
+    script = "\n".join(section(definition(f"FROM debian\n{start}\n"), "runscript"))
+    done = subprocess.run(["/bin/sh", "-c", script, "sh", *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == printed
+
+
+def test_no_start_command_inherits_the_bases() -> None:
+    assert "%runscript" not in definition("FROM debian\nRUN true\n")
+
+
+def test_heredoc_and_exec_form_run() -> None:
+    post = section(definition('FROM debian\nRUN <<EOF\necho one\necho two\nEOF\nRUN ["echo", "a b"]\n'), "post")
+    assert "echo one" in post
+    assert "exec echo 'a b'" in post
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("FROM a\nADD x.tar /\n", 2, "ADD"),
+        ("FROM a\n\nUSER nobody\n", 3, "USER"),
+        ("FROM a\nRUN --mount=type=cache,target=/x true\n", 2, "--mount"),
+        ("FROM a AS b\nFROM b\n", 2, "stages"),
+        ("FROM a\nCOPY --from=b x y\n", 2, "--from"),
+        ("FROM a\nCOPY *.txt /x/\n", 2, "wildcards"),
+        ("FROM a\nCOPY ../x /x/\n", 2, "outside"),
+        ("FROM a\nRUN <<EOF\n  %setup\nEOF\n", 2, "section"),
+        ("FROM a\nRUN echo '{{ x }}'\n", 2, "build argument"),
+        ("FROM a\nRUN <<EOF\nbootstrap: docker\nEOF\n", 2, "stage"),
+        ("FROM a\nARG X\n", 2, "default"),
+        ("FROM a\nHEALTHCHECK CMD true\n", 2, "HEALTHCHECK"),
+        ("RUN true\nFROM a\n", 1, "FROM"),
+        ("FROM a\nNONSENSE x\n", 2, "unknown instruction"),
+        ('FROM a\nENV A="x\n', 2, "quote"),
+    ],
+)
+def test_what_a_definition_cannot_say_is_refused_with_its_line(text: str, line: int, words: str) -> None:
+    with pytest.raises(SpecError) as error:
+        definition(text)
+    assert str(error.value).startswith(f"Dockerfile:{line}:")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
