@@ -82,7 +82,7 @@ class Project:
     @property
     def runtime_package(self) -> Path:
         """The package that is copied into every image, next to ``harness/__init__.py``."""
-        return Path(__file__).parent / "runtime"
+        return self.root / "harness" / "runtime"
 
     def tutorial_file(self, tutorial_id: str) -> Path:
         return self.tutorials / tutorial_id / "tutorial.toml"

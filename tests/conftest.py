@@ -1,3 +1,39 @@
 """Fixtures of all tests."""
 
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
 from cluster_fixtures import short_dir, slurm, slurm_cluster, wait_for  # noqa: F401
+from tiny_project import REPOSITORY, harness, make_tiny_project
+
+NO_ENGINE = "no apptainer or singularity: scripts/install-apptainer; `make test` installs it"
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """A cache for bases and stages; HARNESS_TEST_CACHE puts it elsewhere."""
+    return Path(os.environ.get("HARNESS_TEST_CACHE") or REPOSITORY / "cache" / "test")
+
+
+@pytest.fixture
+def project(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own with one small tutorial; its image is not built."""
+    monkeypatch.setenv("HARNESS_CACHE", str(cache))
+    monkeypatch.delenv("CATALOG", raising=False)
+    return make_tiny_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def built_project(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A project with one small tutorial, its image and its job scripts: tests share it and only add runs."""
+    if shutil.which("apptainer") is None and shutil.which("singularity") is None:
+        pytest.skip(NO_ENGINE)
+    root = make_tiny_project(tmp_path_factory.mktemp("built") / "project")
+    for command in (["jobs"], ["defs"], ["build", "2"]):
+        done = harness(root, *command, env={"HARNESS_CACHE": str(cache)})
+        assert done.returncode == 0, done.stderr
+    return root

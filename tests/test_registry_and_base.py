@@ -278,7 +278,10 @@ def test_a_local_registry_ends_with_a_killed_process(tmp_path: Path) -> None:
 @needs_registry
 def test_a_registry_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalRegistry, "_configuration", lambda self: {"version": "0.1"})
-    with pytest.raises(HarnessError, match=r"the local registry did not start: .*no storage configuration"), LocalRegistry(tmp_path):
+    with (
+        pytest.raises(HarnessError, match=r"the local registry did not start: .*no storage configuration"),
+        LocalRegistry(tmp_path),
+    ):
         pass
 
 

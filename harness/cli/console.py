@@ -14,7 +14,7 @@ from harness.image.build import Progress
 
 # Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
 MILESTONE = re.compile(
-    r": (INFO: +(Starting build|Running|Build complete|Creating SIF)|up to date|published|removing|waiting)"
+    r": (INFO: +(Starting build|Running|Build complete|Creating SIF)|up to date|published|removing a leftover|waiting)"
 )
 
 

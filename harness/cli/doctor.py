@@ -134,7 +134,7 @@ def _scheduler(_: Project) -> Finding:
 
 
 def _registry(_: Project) -> Finding:
-    missing = [tool for tool in ("docker-registry", "skopeo", "umoci", "mmdebstrap") if shutil.which(tool) is None]
+    missing = [tool for tool in ("docker-registry", "skopeo", "mmdebstrap") if shutil.which(tool) is None]
     if missing:
         fix = "needed only where no public registry answers: scripts/install-packages registry"
         return Finding("bootstrap", f"no {', '.join(missing)}", fix, needed=False)

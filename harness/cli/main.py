@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -41,8 +43,13 @@ def _options(
     """Tutorials as images, jobs and verdicts. Start with: harness demo"""
 
 
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Entry point. Exit code 0: as asked; 1: a failure was found; 2: a mistake in what was asked; 130: interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)  # a batch system's or an administrator's kill cleans up as Ctrl-C does
     try:
         app()
     except HarnessError as error:

@@ -1,7 +1,8 @@
 """A Dockerfile's instructions -> a :class:`Definition`.
 
 Supported: FROM (one stage, with ARG), ARG, ENV, RUN (shell, exec and heredoc form), COPY from the context, WORKDIR,
-LABEL, CMD and ENTRYPOINT. Everything else is refused with file, line, reason and what to write instead; nothing is dropped.
+LABEL, CMD and ENTRYPOINT. Everything else is refused with file, line, reason and what to write instead; nothing is
+dropped.
 """
 
 from __future__ import annotations

@@ -147,15 +147,15 @@ class RunRecord:
 
 
 def read_record(run: RunPaths) -> RunRecord:
-    """What a run says of itself; empty facts where it says nothing."""
+    """What a run says of itself. A broken record says nothing: the judge fails what nobody vouches for."""
     facts: dict[str, Any] = {}
     for path in (run.job, run.ledger):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             continue
-        except ValueError as error:
-            raise HarnessError(f"not valid JSON: {error}", where=str(path)) from error
+        if not isinstance(data, dict):
+            continue
         facts.update({key: value for key, value in data.items() if value not in (None, "")})
     return RunRecord(run, facts)
 
@@ -246,9 +246,11 @@ def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     was not built again is the classic false pass. None where the catalog knows no such image.
     """
     facts = read_record(run).facts
-    if run.ledger.is_file():
+    if run.ledger.is_file() and "image_sha256" in facts and "definition_sha256" in facts:
         return ExpectedImage(str(facts["image_sha256"]), str(facts["definition_sha256"]))
-    tutorial = load_tutorial(project, str(facts.get("tutorial")))
+    if "tutorial" not in facts:
+        return None
+    tutorial = load_tutorial(project, str(facts["tutorial"]))
     variant = parse_variant(str(facts.get("variant")))
     catalog = project_catalog(project, str(facts.get("site") or "default"))
     name = image_name(tutorial.stem, variant)

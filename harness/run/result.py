@@ -103,7 +103,7 @@ def load_result(path: Path) -> RunResult:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, numbers or nesting beyond reason
         raise ResultError(f"not valid JSON: {error}", where=str(path)) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

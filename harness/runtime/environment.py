@@ -23,4 +23,3 @@ SUBMITTED_AT = "HARNESS_SUBMITTED_AT"  # seconds since the epoch, as the three b
 JOB_STARTED_AT = "HARNESS_JOB_STARTED_AT"
 STEP_STARTED_AT = "HARNESS_STEP_STARTED_AT"  # just before the image is started
 DEFINITION_SHA256 = "HARNESS_DEFINITION_SHA256"  # key of the definition the image was built from, of its manifest
-DEFINITION_FILE = "/opt/tutorial/definition.sha256"  # written into the image when it is built

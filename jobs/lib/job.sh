@@ -18,7 +18,9 @@ job_fail() { # what, what to do
 }
 
 job_json() { # a JSON string of $1
-    printf '%s' "$1" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' | tr -d '\000-\037' | sed -e 's/^/"/' -e 's/$/"/'
+    local text=${1//\\/\\\\}
+    text=${text//\"/\\\"}
+    printf '"%s"' "${text//[[:cntrl:]]/ }"
 }
 
 job_begin() {

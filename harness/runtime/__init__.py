@@ -1,0 +1,43 @@
+"""What a tutorial program needs to be measured. Standard library only; copied into every image.
+
+Import it before the heavy libraries: its import marks the moment the program began.
+
+    from harness.runtime import StepRun, Throughput, choose_device, run_program
+
+    with StepRun.from_environment("train", tutorial="mnist", parameters=vars(args)) as run:
+        device, facts = choose_device(torch, run.gpus_requested)
+        run.use_device(facts)
+        with run.phase("load"):
+            ...
+        meter = Throughput(warm_up=1)
+        for epoch in range(epochs):
+            with meter.window(units=len(images)):
+                ...
+        run.throughput("train_throughput", meter, unit="images/s")
+        run.output("test_accuracy", 0.99)
+"""
+
+from __future__ import annotations
+
+from harness.runtime.arguments import ProgramArguments
+from harness.runtime.data import find_data, find_mnist, read_idx
+from harness.runtime.device import DeviceFacts, choose_device
+from harness.runtime.errors import DataError, DeviceError, ProgramError, Terminated, run_program
+from harness.runtime.run import StepRun
+from harness.runtime.timing import Throughput
+
+__all__ = [
+    "DataError",
+    "DeviceError",
+    "DeviceFacts",
+    "ProgramArguments",
+    "ProgramError",
+    "StepRun",
+    "Terminated",
+    "Throughput",
+    "choose_device",
+    "find_data",
+    "find_mnist",
+    "read_idx",
+    "run_program",
+]

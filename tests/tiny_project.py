@@ -1,0 +1,145 @@
+"""A project with one tutorial on a stack of a few megabytes: real images in seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+HARNESS = Path(sys.executable).parent / "harness"
+
+DOCKERFILE = """\
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+FROM ${BASE_IMAGE}
+ENV GREETING="good day"
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends python3 >/dev/null \\
+ && rm -rf /var/lib/apt/lists/* && ln -s python3 /usr/bin/python
+COPY requirements.lock /opt/stack/requirements.lock
+"""
+
+STACK = """\
+name = "tiny"
+[title]
+en = "A few megabytes"
+zh = "几兆字节"
+[variants.cpu]
+dockerfile = "Dockerfile.cpu"
+requirements = "requirements.in"
+lock = "requirements.lock"
+python = "3.11"
+test = ["test -f /opt/stack/requirements.lock"]
+[variants.cuda]
+dockerfile = "Dockerfile.cpu"
+requirements = "requirements.in"
+lock = "requirements.lock"
+python = "3.11"
+test = ["test -f /opt/stack/requirements.lock"]
+"""
+
+TUTORIAL = """\
+id = "xscow-2"
+stack = "tiny"
+[title]
+en = "Counting"
+zh = "计数"
+[summary]
+en = "Counts."
+zh = "数数。"
+[[steps]]
+name = "count"
+program = "count.py"
+parameters = { to = 1000 }
+[presets.smoke]
+description = { en = "short", zh = "短" }
+steps.count = { to = 10 }
+[resources.cpu]
+cpus = 1
+memory_gb = 1
+minutes = 2
+[resources.cuda]
+gpus_per_node = 1
+cpus = 1
+memory_gb = 1
+minutes = 2
+[[data]]
+name = "numbers"
+path = "numbers"
+files = ["a.txt", "b.txt"]
+source = "anywhere"
+fallback = { en = "counting", zh = "数数" }
+[[expectations]]
+kind = "number"
+step = "count"
+name = "sum"
+min = 1
+[throughput]
+step = "count"
+metric = "counts"
+unit = "counts/s"
+floors.cpu = { fail = 1, source = "any machine counts once a second" }
+floors.cuda = { fail = 1, source = "any machine counts once a second" }
+"""
+
+PROGRAM = """\
+import os
+import sys
+import time
+
+from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, run_program
+
+
+def main():
+    parser = ProgramArguments("Count.")
+    parser.parameter("to", 1000, "count to this")
+    parser.parameter("misbehave", "no", "no, hang, or end (0 without a result)")
+    args = parser.parse_args()
+    print("arguments", sys.argv[1:], "greeting", os.environ.get("GREETING"), flush=True)
+    if args.misbehave == "end":
+        return
+    with StepRun.from_environment("count", tutorial="xscow-2", parameters=vars(args)) as run:
+        run.use_device(DeviceFacts(kind="cpu", name="a CPU", count=1))
+        meter = Throughput(warm_up=0)
+        for _ in range(3):
+            with meter.window(args.to):
+                total = sum(range(args.to + 1))
+        run.throughput("counts", meter, unit="counts/s")
+        run.output("sum", total)
+        if args.misbehave == "hang":
+            print("hanging", flush=True)
+            time.sleep(600)
+
+
+run_program(main)
+"""
+
+
+def make_tiny_project(root: Path) -> Path:
+    """Write the project to ``root``, with the repository's own harness and job library."""
+    files = {
+        "containers/tiny/Dockerfile.cpu": DOCKERFILE,
+        "containers/tiny/stack.toml": STACK,
+        "containers/tiny/requirements.in": "",
+        "containers/tiny/requirements.lock": "# nothing\n",
+        "tutorials/xscow-2/tutorial.toml": TUTORIAL,
+        "tutorials/xscow-2/count.py": PROGRAM,
+        "sites/default.toml": (REPOSITORY / "sites/default.toml").read_text(encoding="utf-8"),
+    }
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    shutil.copytree(REPOSITORY / "harness/runtime", root / "harness/runtime")
+    shutil.copy(REPOSITORY / "harness/__init__.py", root / "harness/__init__.py")
+    shutil.copytree(REPOSITORY / "jobs/lib", root / "jobs/lib")
+    (root / "runs").mkdir()
+    return root
+
+
+def harness(root: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the ``harness`` command in a project."""
+    return subprocess.run(
+        [str(HARNESS), *arguments], cwd=root, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+    )

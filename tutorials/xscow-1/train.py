@@ -1,0 +1,231 @@
+"""Predict prices with a small neural network: one hidden layer, Adam, strong weight decay.
+
+The table is small, so it lives on the device as a whole: training rows, test rows and the weights.
+"""
+
+# First: this import marks the moment the program began.
+from harness.runtime import DataError, ProgramArguments, StepRun, Throughput, choose_device, find_data, run_program
+
+# isort: split
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from matplotlib.figure import Figure
+from sklearn.datasets import load_diabetes
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+TARGET = "SalePrice"
+AMES_ROWS = 1460
+TEST_SHARE, SPLIT_SEED = 0.2, 42
+EPOCHS_PER_WINDOW = 5  # an epoch takes milliseconds: too short to be timed alone
+AVERAGED_SHARE = 0.25  # of the training, at its end, whose weights are averaged
+
+
+class Table(NamedTuple):
+    """Features of shape (n, columns), float64, NaN where unknown; target of shape (n,).
+
+    ``score``: "rmse_log" compares logarithms (an error of 10 % costs the same for a hut and a palace), "rmse" does not.
+    """
+
+    source: str
+    features: np.ndarray
+    target: np.ndarray
+    score: str
+
+
+class Data(NamedTuple):
+    """Standardised features (n, columns) and targets (n, 1) on the device."""
+
+    train_features: Tensor
+    train_target: Tensor
+    test_features: Tensor
+    test_target: Tensor
+
+
+def load_table() -> Table:
+    """The Ames house prices where the site has them, else scikit-learn's diabetes set (442 patients, 10 columns)."""
+    folder = find_data("ames")
+    if folder is not None:
+        return read_ames(folder / "train.csv")
+    features, target = load_diabetes(return_X_y=True)
+    return Table("diabetes", features, target, "rmse")
+
+
+def read_ames(path: Path) -> Table:
+    """Kaggle's train.csv: its numeric columns, without the row number.
+
+    Raises:
+        DataError: missing, no CSV, truncated, or without usable prices.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; the data set is incomplete") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}") from error
+    if TARGET not in frame:
+        raise DataError(f"{path}: has no column '{TARGET}'; it begins with: {', '.join(map(str, frame.columns[:5]))}")
+    numeric = frame.select_dtypes("number")
+    if TARGET not in numeric:
+        raise DataError(f"{path}: column '{TARGET}' holds text, not numbers")
+    target = numeric[TARGET].to_numpy(dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(target) & (target > 0)))
+    if len(bad):
+        raise DataError(
+            f"{path}: line {bad[0] + 2}: '{TARGET}' is {target[bad[0]]}, not a price; is the file truncated?"
+        )
+    features = numeric.drop(columns=[TARGET, "Id"], errors="ignore")
+    if features.empty or len(frame) < 10:
+        raise DataError(f"{path}: {len(frame)} rows and {features.shape[1]} numeric columns are too few to learn from")
+    if len(frame) != AMES_ROWS:
+        print(f"warning: {path} has {len(frame)} rows; Kaggle's train.csv has {AMES_ROWS}")
+    return Table("ames", features.to_numpy(dtype=np.float64), target, "rmse_log")
+
+
+def prepare(table: Table, device: torch.device) -> Data:
+    """Split, fill gaps with the column's mean, standardise; means and deviations are those of the training rows."""
+    train_x, test_x, train_y, test_y = train_test_split(
+        table.features, table.target, test_size=TEST_SHARE, random_state=SPLIT_SEED
+    )
+    known = ~np.isnan(train_x)
+    mean = np.where(known, train_x, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    train_x, test_x = (np.where(np.isnan(part), mean, part) - mean for part in (train_x, test_x))
+    deviation = train_x.std(axis=0)
+    deviation[deviation == 0] = 1  # a constant column says nothing and stays zero
+    parts = (train_x / deviation, train_y[:, None], test_x / deviation, test_y[:, None])
+    return Data(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
+
+
+def root_mean_square(predicted: Tensor, truth: Tensor, score: str) -> float:
+    """The score: lower is better."""
+    if score == "rmse_log":
+        predicted, truth = predicted.clamp(min=1).log(), truth.log()
+    return F.mse_loss(predicted, truth).sqrt().item()
+
+
+def baseline(data: Data, score: str) -> float:
+    """Score of always predicting the training set's mean (of logarithms: the best constant there is)."""
+    mean = data.train_target.log().mean().exp() if score == "rmse_log" else data.train_target.mean()
+    return root_mean_square(mean.expand_as(data.test_target), data.test_target, score)
+
+
+def train_epochs(
+    network: nn.Module, optimizer: torch.optim.Optimizer, data: Data, shuffle: torch.Generator, batch: int, epochs: int
+) -> Tensor:
+    """``epochs`` passes over the training rows; the mean loss of the last one, left on the device."""
+    rows = len(data.train_target)
+    for _ in range(epochs):
+        total = torch.zeros((), device=data.train_target.device)
+        for chosen in torch.randperm(rows, generator=shuffle, device=shuffle.device).split(batch):
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.mse_loss(network(data.train_features[chosen]), data.train_target[chosen])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(chosen)
+    return total / rows
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, data: Data, score: str) -> tuple[float, float]:
+    """Scores on the training and on the test rows. Everything is on the device already."""
+    train = root_mean_square(network(data.train_features), data.train_target, score)
+    return train, root_mean_square(network(data.test_features), data.test_target, score)
+
+
+def plot(epochs: list[int], curves: dict[str, list[float]], mean_score: float, final: float, title: str) -> Figure:
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")  # no pyplot: a compute node has no screen
+    axes = figure.subplots()
+    for (name, values), colour in zip(curves.items(), ("tab:blue", "tab:green"), strict=True):
+        axes.plot(epochs, values, marker="o", markersize=4, color=colour, label=name)
+    axes.axhline(final, color="tab:orange", linestyle="--", label=f"test, averaged weights: {final:.4g}")
+    axes.axhline(mean_score, color="tab:gray", linestyle=":", label=f"predicting the mean: {mean_score:.4g}")
+    axes.set(xlabel="epoch", ylabel="error (lower is better)", ylim=(0, 1.5 * mean_score), title=title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def train(run: StepRun, args: argparse.Namespace) -> None:
+    device, facts = choose_device(torch, run.gpus_requested)
+    run.use_device(facts)
+    run.versions(torch=torch.__version__, pandas=pd.__version__, matplotlib=matplotlib.__version__)
+    # exact single precision everywhere: the score's logarithms forgive nothing, and nothing here is large
+    torch.set_float32_matmul_precision("highest")
+    run.output("settings", {"tf32": False, "amp": False, "data_resident": True, "epochs_per_window": EPOCHS_PER_WINDOW})
+    with run.phase("load"):
+        torch.manual_seed(args.seed)
+        table = load_table()
+        data = prepare(table, device)
+        network = nn.Sequential(
+            nn.Linear(data.train_features.shape[1], args.hidden), nn.ReLU(), nn.Linear(args.hidden, 1)
+        )
+        network.to(device)
+    rows = len(data.train_target)
+    run.output("data_source", table.source)
+    run.output("n_train", rows)
+    run.output("n_test", len(data.test_target))
+    run.output("n_features", data.train_features.shape[1])
+    print(f"{table.source}: {rows} training and {len(data.test_target)} test rows on {facts.name}")
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr, weight_decay=args.weight_decay, foreach=True)
+    average = AveragedModel(network)  # a rate of 0.1 keeps the weights jumping; their average is what they jump around
+    shuffle = torch.Generator(device).manual_seed(args.seed)
+    meter = Throughput(warm_up=1, synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    epochs: list[int] = []
+    losses: list[float] = []
+    curves: dict[str, list[float]] = {"train": [], "test": []}
+    for done in range(0, args.epochs, EPOCHS_PER_WINDOW):
+        todo = min(EPOCHS_PER_WINDOW, args.epochs - done)
+        with meter.window(units=todo * rows):
+            loss = train_epochs(network, optimizer, data, shuffle, args.batch_size, todo)
+        with run.phase("evaluate"):
+            epochs.append(done + todo)
+            if epochs[-1] > (1 - AVERAGED_SHARE) * args.epochs:
+                average.update_parameters(network)
+            losses.append(loss.item())
+            for name, value in zip(curves, evaluate(network, data, table.score), strict=True):
+                curves[name].append(value)
+    mean_score = baseline(data, table.score)
+    final = evaluate(average, data, table.score)[1]
+
+    run.throughput("train_throughput", meter, unit="samples/s")
+    run.output("train_loss", losses)
+    run.output("train_score_curve", curves["train"])
+    run.output("test_score_curve", curves["test"])
+    run.output("score", table.score)
+    run.output("rmse", final)
+    run.output("baseline_rmse", mean_score)
+    run.output("improvement", 1 - final / mean_score)
+    with run.phase("save"):
+        figure = plot(epochs, curves, mean_score, final, f"{table.source}: {table.score} while training")
+        figure.savefig(run.output_file("learning_curve.png"))
+    print(
+        f"{table.score} {final:.4g}, predicting the mean {mean_score:.4g}: {100 * (1 - final / mean_score):.1f} % better"
+    )
+    print(f"{meter.median:.0f} samples/s, files in {run.folder}")
+
+
+def main() -> None:
+    arguments = ProgramArguments(__doc__)
+    arguments.parameter("epochs", 100, f"the first {EPOCHS_PER_WINDOW} are warm-up", minimum=EPOCHS_PER_WINDOW + 1)
+    arguments.parameter("batch_size", 32, "rows per step", minimum=1)
+    arguments.parameter("lr", 0.1, "learning rate of Adam", minimum=0)
+    arguments.parameter("weight_decay", 5.0, "pulls the weights towards zero", minimum=0)
+    arguments.parameter("hidden", 128, "width of the hidden layer", minimum=1)
+    arguments.parameter("seed", 42, "of the weights and the order of the rows", minimum=0)
+    args = arguments.parse_args()
+    with StepRun.from_environment("train", tutorial="xscow-1", parameters=vars(args)) as run:
+        train(run, args)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,200 @@
+"""Train a small convolutional network on handwritten digits: two convolutions, two linear layers, Adam.
+
+The images live on the device as one tensor. Batches are rows of a random permutation made there too, so no Python code
+touches single images and the device does not wait for a loader.
+"""
+
+# First: this import marks the moment the program began.
+from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, find_mnist, run_program
+
+# isort: split
+import argparse
+from typing import NamedTuple
+
+import matplotlib
+import torch
+import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+MEAN, STD = 0.5, 0.5  # pixels of 0..1 become -1..1
+SPLIT_SEED = 42  # which digits are the test set does not depend on --seed
+DIGITS_TEST_SHARE = 0.2
+AVERAGED_SHARE = 0.25  # of the epochs, at the end, whose weights are averaged
+
+
+class Data(NamedTuple):
+    """Images of shape (n, 1, 28, 28), normalised; labels of shape (n,)."""
+
+    source: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+class Network(nn.Module):
+    """Images (n, 1, 28, 28) -> scores (n, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Linear(32 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
+def load_data(max_images: int, device: torch.device) -> Data:
+    """MNIST where the site has it, else scikit-learn's handwritten digits; at most ``max_images`` of each part."""
+    mnist = find_mnist()
+    if mnist is None:
+        parts = digits()
+        source = "digits"
+    else:
+        parts = [torch.frombuffer(part.data, dtype=torch.uint8).reshape(part.shape) for part in mnist]
+        parts = [parts[0] / 255, parts[1].long(), parts[2] / 255, parts[3].long()]
+        source = "mnist"
+    parts = [part[: max_images or None].to(device) for part in parts]
+    train_images, train_labels, test_images, test_labels = parts
+    return Data(source, normalise(train_images), train_labels, normalise(test_images), test_labels)
+
+
+def digits() -> list[Tensor]:
+    """1,797 real 8 x 8 digits enlarged to 28 x 28, split by class: images (n, 28, 28) in 0..1 and labels, twice."""
+    images, labels = load_digits(return_X_y=True)
+    small = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    large = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False).squeeze(1)
+    train, test = train_test_split(
+        range(len(labels)), test_size=DIGITS_TEST_SHARE, stratify=labels, random_state=SPLIT_SEED
+    )
+    return [large[train], torch.tensor(labels[train]), large[test], torch.tensor(labels[test])]
+
+
+def normalise(images: Tensor) -> Tensor:
+    return ((images - MEAN) / STD).unsqueeze(1).contiguous(memory_format=torch.channels_last)
+
+
+def configure(device: torch.device) -> dict[str, object]:
+    """Set what decides speed and reproducibility, and say what was set."""
+    torch.set_float32_matmul_precision("high")  # TF32 for matrix products, on GPUs that have it
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False  # a race between kernels has another winner every day
+    torch.backends.cudnn.deterministic = True
+    return {
+        "tf32": device.type == "cuda",
+        "cudnn_benchmark": False,
+        "cudnn_deterministic": True,
+        "channels_last": True,
+        "amp": False,  # launching kernels takes longer than running them here: casts would only add more
+        "data_resident": True,
+    }
+
+
+def train_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, data: Data, order: Tensor, batch: int) -> Tensor:
+    """One pass over the rows ``order``; the mean loss, left on the device."""
+    network.train()
+    total = torch.zeros((), device=order.device)
+    for rows in order.split(batch):
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(network(data.train_images[rows]), data.train_labels[rows])
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(rows)
+    return total / len(order)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int = 1000) -> float:
+    """Share of images whose highest score is that of their label."""
+    network.eval()
+    right = torch.zeros((), dtype=torch.long, device=labels.device)
+    for some, truth in zip(images.split(batch), labels.split(batch), strict=True):
+        right += (network(some).argmax(1) == truth).sum()
+    return right.item() / len(labels)
+
+
+def plot(losses: list[float], accuracies: list[float], final: float, title: str) -> Figure:
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")  # no pyplot: a compute node has no screen
+    left, right = figure.subplots(1, 2)
+    epochs = range(1, len(losses) + 1)
+    left.plot(epochs, losses, marker="o", color="tab:blue")
+    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    right.plot(epochs, [100 * value for value in accuracies], marker="o", color="tab:green")
+    right.axhline(100 * final, color="tab:orange", linestyle="--")
+    right.set(xlabel="epoch", ylabel="test accuracy in %")
+    right.set_title(f"with averaged weights {100 * final:.2f} %", fontsize=10)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def train(run: StepRun, args: argparse.Namespace) -> None:
+    device, facts = choose_device(torch, run.gpus_requested)
+    run.use_device(facts)
+    run.versions(torch=torch.__version__, matplotlib=matplotlib.__version__)
+    run.output("settings", configure(device))
+    with run.phase("load"):
+        torch.manual_seed(args.seed)
+        data = load_data(args.max_images, device)
+        network = Network().to(device, memory_format=torch.channels_last)
+    run.output("data_source", data.source)
+    run.output("n_train", len(data.train_labels))
+    run.output("n_test", len(data.test_labels))
+    print(f"{data.source}: {len(data.train_labels)} training and {len(data.test_labels)} test images on {facts.name}")
+
+    # At a constant learning rate the weights keep jittering around a good place: their average is nearer to it.
+    optimizer = torch.optim.Adam(network.parameters(), lr=args.lr, foreach=True)
+    average = AveragedModel(network)
+    averaged_from = args.epochs - max(1, round(AVERAGED_SHARE * args.epochs))
+    passes = args.digits_passes if data.source == "digits" else 1
+    shuffle = torch.Generator(device).manual_seed(args.seed)
+    meter = Throughput(warm_up=1, synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    losses: list[float] = []
+    accuracies: list[float] = []
+    for epoch in range(1, args.epochs + 1):
+        with meter.window(units=passes * len(data.train_labels)):
+            shuffled = [torch.randperm(len(data.train_labels), generator=shuffle, device=device) for _ in range(passes)]
+            loss = train_epoch(network, optimizer, data, torch.cat(shuffled), args.batch_size)
+        with run.phase("evaluate"):
+            if epoch > averaged_from:
+                average.update_parameters(network)
+            losses.append(loss.item())
+            accuracies.append(accuracy(network, data.test_images, data.test_labels))
+        print(f"epoch {epoch:2d}: loss {losses[-1]:.4f}, test accuracy {100 * accuracies[-1]:.2f} %")
+
+    final = accuracy(average, data.test_images, data.test_labels)
+    run.throughput("train_throughput", meter, unit="images/s")
+    run.output("train_loss", losses)
+    run.output("test_accuracy_curve", accuracies)
+    run.output("test_accuracy_last_epoch", accuracies[-1])
+    run.output("test_accuracy", final)
+    with run.phase("save"):
+        plot(losses, accuracies, final, f"CNN on {data.source}").savefig(run.output_file("learning_curve.png"))
+    print(f"test accuracy {100 * final:.2f} %, {meter.median:.0f} images/s, files in {run.folder}")
+
+
+def main() -> None:
+    arguments = ProgramArguments(__doc__)
+    arguments.parameter("epochs", 20, "the first is warm-up, not measured", minimum=2)
+    arguments.parameter("batch_size", 64, "images per step", minimum=1)
+    arguments.parameter("lr", 1e-3, "learning rate of Adam", minimum=0)
+    arguments.parameter("digits_passes", 4, "passes over the small digits set that make one epoch", minimum=1)
+    arguments.parameter("seed", 1, "of the weights and the order of the images", minimum=0)
+    arguments.parameter("max_images", 0, "use only so many training and test images; 0: all", minimum=0)
+    args = arguments.parse_args()
+    with StepRun.from_environment("train", tutorial="xscow-2", parameters=vars(args)) as run:
+        train(run, args)
+
+
+if __name__ == "__main__":
+    run_program(main)
