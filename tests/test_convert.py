@@ -24,6 +24,14 @@ def section(text: str, name: str) -> list[str]:
     return [line for line in lines[start:end] if line]
 
 
+def test_a_long_run_keeps_its_lines_and_loses_only_its_comments() -> None:
+    post = section(definition("FROM debian\nRUN echo a && \\\n    # why\n    echo 'b c'\n"), "post")
+    assert post[-3:] == ["echo a && \\", "    echo 'b c'", ")"]
+    # Docker joins lines inside single quotes, a shell does not: there the joined form is the faithful one.
+    quoted = section(definition("FROM debian\nRUN printf 'a\\\nb'\n"), "post")
+    assert quoted[-2] == "printf 'ab'"
+
+
 def test_build_arguments_reach_from_and_run() -> None:
     text = definition("ARG BASE=debian:12\nFROM ${BASE}\nARG LEVEL=3\nRUN echo $LEVEL\n")
     assert "From: {{ BASE }}" in text

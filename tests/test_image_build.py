@@ -56,7 +56,9 @@ def test_build_publishes_a_working_image_and_does_nothing_when_nothing_changed(p
     assert "valid: count" in run_image(project, "nonsense").stderr
     assert run_image(project, "nonsense").returncode == 2
     image = str(catalog.current_link(NAME))
-    asked = subprocess.run(["apptainer", "inspect", "--json", "--all", image], capture_output=True, text=True, check=True)
+    asked = subprocess.run(
+        ["apptainer", "inspect", "--json", "--all", image], capture_output=True, text=True, check=True
+    )
     attributes = json.loads(asked.stdout)["data"]["attributes"]
     assert attributes["labels"]["org.opencontainers.image.title"] == NAME
     assert attributes["labels"]["org.supercontainers.name"] == "tiny"
@@ -168,7 +170,9 @@ def test_without_an_engine_the_build_says_what_to_install(project: Path, tmp_pat
 
 def test_a_dead_registry_is_named_when_the_base_cannot_be_bootstrapped(project: Path) -> None:
     dockerfile = project / "containers/tiny/Dockerfile.cpu"
-    dockerfile.write_text(dockerfile.read_text().replace("docker.io/library/debian:bookworm-slim", "127.0.0.1:9/team/base:1"))
+    dockerfile.write_text(
+        dockerfile.read_text().replace("docker.io/library/debian:bookworm-slim", "127.0.0.1:9/team/base:1")
+    )
     done = build(project)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

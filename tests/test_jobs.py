@@ -6,9 +6,11 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from cluster_fixtures import needs_slurm
@@ -92,9 +94,8 @@ def test_plain_sbatch_runs_in_the_image_and_is_judged(on_slurm: Path) -> None:
     checked = harness(on_slurm, "check", "--run", str(run.folder), "--report", "report-a")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert (on_slurm / "report-a/index.html").is_file()
-    assert 'name="metric"' in (on_slurm / "report-a/junit.xml").read_text() or "counts" in (
-        on_slurm / "report-a/junit.xml"
-    ).read_text()
+    properties = {p.get("value") for p in ElementTree.parse(on_slurm / "report-a/junit.xml").iter("property")}
+    assert {"counts/s", result.run_id} <= properties
 
 
 def test_bash_without_a_scheduler_runs_the_same_script(at: Path) -> None:
@@ -229,7 +230,12 @@ def test_an_image_older_than_the_checkout_is_refused_and_its_runs_fail(project: 
     assert refused.returncode == 2
     assert "make build-sif" in refused.stderr
     done = subprocess.run(
-        ["bash", CPU_JOB], cwd=project, env={**os.environ, "PRESET": "smoke"}, capture_output=True, text=True, check=True
+        ["bash", CPU_JOB],
+        cwd=project,
+        env={**os.environ, "PRESET": "smoke"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     checked = harness(project, "check", "--run", str(run_of(done.stdout, project).folder))
     assert checked.returncode == 1
@@ -241,3 +247,22 @@ def _wait_until(condition, limit_s: float = 60.0) -> None:  # type: ignore[no-un
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+
+
+@needs_slurm
+def test_pytest_is_a_front_door_that_submits_judges_and_reports(on_slurm: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "--pyargs", "harness.suite", "-p", "no:cacheprovider", "-v"]
+    options = ["--tutorial", "2", "--variant", "cpu", "--preset", "smoke", f"--junitxml={tmp_path}/junit.xml"]
+    done = subprocess.run([*command, *options], cwd=on_slurm, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "xscow-2.cpu.smoke::count::throughput::counts PASSED" in done.stdout
+    properties = {(p.get("name"), p.get("value")) for p in ElementTree.parse(tmp_path / "junit.xml").iter("property")}
+    assert ("unit", "counts/s") in properties
+
+    # The same runs again, without submitting: only what is on disk is judged.
+    runs = len(list((on_slurm / "runs").iterdir()))
+    collected = subprocess.run(
+        [*command, *options, "--collect"], cwd=on_slurm, capture_output=True, text=True, check=False
+    )
+    assert collected.returncode == 0, collected.stdout
+    assert len(list((on_slurm / "runs").iterdir())) == runs

@@ -141,5 +141,10 @@ def make_tiny_project(root: Path) -> Path:
 def harness(root: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the ``harness`` command in a project."""
     return subprocess.run(
-        [str(HARNESS), *arguments], cwd=root, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+        [str(HARNESS), *arguments],
+        cwd=root,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
     )

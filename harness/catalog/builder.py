@@ -7,8 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.catalog.catalog import BaseOrigin, Catalog, Manifest, sha256_of
+from harness.catalog.catalog import BaseOrigin, Catalog, Manifest
 from harness.definition.tutorial_image import definition_key, tutorial_definition
+from harness.files import sha256_of
 from harness.image.build import COMPRESSION, ImageBuilder, exclusive
 from harness.project import Variant, image_name
 from harness.tutorial import Tutorial

@@ -10,7 +10,6 @@ Layout, below the catalog's root::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -20,8 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import HarnessError, UserError
-
-CHUNK_BYTES = 1 << 20
+from harness.files import fsync_folder, sha256_of, write_whole
 
 
 class BaseOrigin(BaseModel):
@@ -88,7 +86,7 @@ class Catalog:
         if actual != manifest.sha256:
             raise HarnessError(f"content is {actual}, the manifest says {manifest.sha256}", where=str(temporary))
         image = self.image_file(manifest.name, manifest.sha256)
-        _write_atomically(self.manifest_file(manifest.name, manifest.sha256), manifest.model_dump_json(indent=1) + "\n")
+        write_whole(self.manifest_file(manifest.name, manifest.sha256), manifest.model_dump_json(indent=1) + "\n")
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o444 | (temporary.stat().st_mode & 0o111))
@@ -97,7 +95,7 @@ class Catalog:
         aside = link.with_name(f".building-{secrets.token_hex(4)}")
         aside.symlink_to(image.name)
         aside.replace(link)
-        _fsync_folder(link.parent)
+        fsync_folder(link.parent)
         return image
 
     def current(self, name: str) -> Manifest | None:
@@ -141,29 +139,3 @@ class Catalog:
             raise HarnessError(
                 f"damaged: content is sha256 {actual}", where=str(image), fix="remove it and build again"
             )
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's content, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

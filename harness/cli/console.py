@@ -14,8 +14,15 @@ from harness.image.build import Progress
 
 # Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
 MILESTONE = re.compile(
-    r": (INFO: +(Starting build|Running|Build complete|Creating SIF)|up to date|published|removing a leftover|waiting)"
+    r"(?P<name>\S+: )(INFO: +)?"
+    r"(?P<event>Starting build|Running \w+|Build complete|Creating SIF file|up to date|published.*|removing a.*|waiting.*)"
 )
+
+
+def milestone(line: str) -> str | None:
+    """What a person wants to know of a line of a build's output; None for most lines."""
+    match = MILESTONE.match(line)
+    return match["name"] + match["event"] if match else None
 
 
 def console() -> rich.console.Console:
@@ -31,8 +38,8 @@ def progress(title: str) -> Iterator[Progress]:
     if not screen.is_terminal:
 
         def plain(line: str) -> None:
-            if MILESTONE.search(line):
-                screen.print(f"[{time.monotonic() - started:5.0f} s] {line}", markup=False, soft_wrap=True)
+            if event := milestone(line):
+                screen.print(f"[{time.monotonic() - started:5.0f} s] {event}", markup=False, soft_wrap=True)
 
         yield plain
         return
@@ -42,7 +49,7 @@ def progress(title: str) -> Iterator[Progress]:
             elapsed = time.monotonic() - started
             text = line.strip()[: max(20, screen.width - 16)]
             status.update(f"{elapsed:4.0f} s  {rich.markup.escape(text)}")
-            if MILESTONE.search(line):
-                screen.print(f"[{elapsed:5.0f} s] {line}", markup=False)
+            if event := milestone(line):
+                screen.print(f"[{elapsed:5.0f} s] {event}", markup=False)
 
         yield live

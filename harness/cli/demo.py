@@ -78,7 +78,8 @@ def some_scheduler(project: Project) -> Iterator[str]:
         return
     box = project.root / ".cluster-demo"
     try:
-        cluster = PrivateCluster(box, ClusterSpec())
+        # No more cores than there are: jobs that share them would measure each other.
+        cluster = PrivateCluster(box, ClusterSpec(nodes=1, cpus=max(2, len(os.sched_getaffinity(0)))))
         cluster.stop()  # one that a killed demo left running
         cluster.start()
     except HarnessError as error:

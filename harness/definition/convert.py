@@ -134,7 +134,7 @@ class _Conversion:
         if instruction.is_json:
             body = "exec " + shlex.join(instruction.values)
         else:
-            body = "\n".join(instruction.values)
+            body = _as_written(instruction)
             for name, content in instruction.heredocs:
                 if body.strip() not in (f"<<{name}", f"<<'{name}'", f'<<"{name}"'):
                     raise instruction.refuse("only a bare here-document is supported", "write RUN <<EOF alone")
@@ -215,14 +215,30 @@ def _refuse_hostile(body: str, instruction: Instruction) -> None:
         raise instruction.refuse("'{{ … }}' would be a build argument", "put the text into a file and COPY it")
 
 
+def _as_written(instruction: Instruction) -> str:
+    """The command of a shell-form RUN, in the lines it was written in where a shell reads those the same way."""
+    joined = "\n".join(instruction.values)
+    lines = [line for line in instruction.lines if line.strip() and not line.lstrip().startswith("#")]
+    if instruction.heredocs or len(lines) < 2:
+        return joined
+    lines[0] = re.sub(r"^\s*RUN\s+", "", lines[0], flags=re.IGNORECASE)
+    # Inside single quotes a shell keeps backslash and line break, which Docker removes.
+    if any(line.count("'") % 2 for line in lines) or not all(line.endswith("\\") for line in lines[:-1]):
+        return joined
+    rejoined = "".join(line.removesuffix("\\") for line in lines)
+    return "\n".join(lines) if rejoined.split() == joined.split() else joined
+
+
+# Shell that gives COPY's meaning: a folder's content is copied, a file keeps its name only below a folder.
+COPY_FUNCTION = """\
+copy() { # staged, target, the folder a file goes to
+    if [ -d "$1" ]; then mkdir -p "$2" && cp -a "$1/." "$2"; else mkdir -p "$3" && cp -a "$1" "$2"; fi
+}"""
+
+
 def _copy_command(staged: str, target: str, into_folder: bool) -> str:
-    """Shell that gives COPY's meaning: a folder's content is copied, a file keeps its name only below a folder."""
-    source, destination = shlex.quote(staged), shlex.quote(target)
-    folder = destination if into_folder else shlex.quote(posixpath.dirname(target) or "/")
-    return (
-        f"if [ -d {source} ]; then mkdir -p {destination} && cp -a {source}/. {destination}; "
-        f"else mkdir -p {folder} && cp -a {source} {destination}; fi"
-    )
+    folder = target if into_folder else posixpath.dirname(target) or "/"
+    return shlex.join(["copy", staged, target, folder])
 
 
 def _runscript(entrypoint: Instruction | None, cmd: Instruction | None, workdir: str) -> str | None:

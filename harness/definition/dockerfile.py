@@ -26,6 +26,7 @@ class Instruction:
         flags: ``--mount=…`` and the like.
         is_json: written in exec (JSON) form.
         heredocs: (name, content) of here-documents.
+        lines: the instruction as it is written, comments and continuation marks included.
         where: ``file:line`` of its first line.
     """
 
@@ -34,6 +35,7 @@ class Instruction:
     flags: tuple[str, ...]
     is_json: bool
     heredocs: tuple[tuple[str, str], ...]
+    lines: tuple[str, ...]
     where: str
 
     def refuse(self, reason: str, instead: str) -> SpecError:
@@ -56,6 +58,7 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
         line = re.search(r"line (\d+)", str(error))
         where = f"{name}:{line[1]}" if line else name
         raise SpecError(f"not a Dockerfile: {error}", where=where) from error
+    written = text.splitlines()
     instructions = [
         Instruction(
             name=command.cmd.upper(),
@@ -63,6 +66,7 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
             flags=tuple(command.flags),
             is_json=command.json,
             heredocs=tuple((h.name, h.content) for h in command.heredocs),
+            lines=tuple(written[command.start_line - 1 : command.end_line]),
             where=f"{name}:{command.start_line}",
         )
         for command in commands

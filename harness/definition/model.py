@@ -13,11 +13,12 @@ class CopiedFile:
 
     Attributes:
         source: path relative to the checkout's root, where ``apptainer build`` is run.
-        staged: where %files puts it; %files always runs before %post, so the layer moves it into place in its turn.
+        target: where %files puts it. %files always runs before %post, so what must land in its turn is staged there
+            and moved by a command.
     """
 
     source: str
-    staged: str
+    target: str
 
 
 @dataclass(frozen=True)

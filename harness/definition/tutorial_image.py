@@ -8,7 +8,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from harness.definition.convert import STAGING, convert
+from harness.definition.convert import convert
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.model import CopiedFile, Definition, Layer
 from harness.definition.words import literal
@@ -77,14 +77,9 @@ def on_top(project: Project, base: Definition, tutorial: Tutorial, variant: Vari
         ("harness/__init__.py", f"{RUNTIME}/harness/__init__.py"),
         *((f"harness/runtime/{p.name}", f"{RUNTIME}/harness/runtime/{p.name}") for p in sorted(runtime.glob("*.py"))),
     ]
-    offset = sum(len(layer.files) for layer in base.layers)
-    files = [
-        CopiedFile(source, f"{STAGING}/{offset + i}/{Path(target).name}") for i, (source, target) in enumerate(sources)
-    ]
-    folders = sorted({str(Path(target).parent) for _, target in sources})
-    commands = [f"mkdir -p {' '.join(folders)}"]
-    # install sets the mode: a checkout's file modes depend on the umask of whoever cloned it.
-    commands += [f"install -m 644 {f.staged} {target}" for f, (_, target) in zip(files, sources, strict=True)]
+    files = [CopiedFile(source, target) for source, target in sources]
+    # A checkout's file modes depend on the umask of whoever cloned it.
+    commands = [f"chmod -R u=rwX,go=rX {RUNTIME} {PROGRAMS}"]
     layer = Layer(
         files=tuple(files),
         commands=tuple(commands),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.definition.convert import STAGING
+from harness.definition.convert import COPY_FUNCTION, STAGING
 from harness.definition.model import Definition
 from harness.definition.words import shell_word
 
@@ -24,7 +24,7 @@ def write_definition(definition: Definition) -> str:
         + f"Bootstrap: {definition.bootstrap}\nFrom: {definition.base}\n"
     ]
     sections.append(_section("arguments", [f"{name}={value}" for name, value in definition.arguments]))
-    sections.append(_section("files", [f"{c.source} {c.staged}" for layer in layers for c in layer.files]))
+    sections.append(_section("files", [f"{c.source} {c.target}" for layer in layers for c in layer.files]))
     sections.append(_section("post", _post(definition)))
     environment = {name: value for layer in layers for name, value in layer.environment}
     sections.append(_section("environment", [f"export {n}={shell_word(v)}" for n, v in environment.items()]))
@@ -41,11 +41,11 @@ def _section(name: str, lines: list[str]) -> str:
 
 def _post(definition: Definition) -> list[str]:
     commands = [command for layer in definition.layers for command in layer.commands]
-    has_files = any(layer.files for layer in definition.layers)
-    if not commands and not has_files:
+    is_staged = any(c.target.startswith(STAGING) for layer in definition.layers for c in layer.files)
+    if not commands:
         return []
     # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
-    lines = ["umask 022", *LENT_BY_THE_BUILDER, *commands]
-    if has_files:
+    lines = ["umask 022", *LENT_BY_THE_BUILDER, *([COPY_FUNCTION] if is_staged else []), *commands]
+    if is_staged:
         lines.append(f"rm -rf {STAGING}")
     return [line for command in lines for line in command.splitlines()]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import get_args
 
+from harness.files import write_whole
 from harness.judge.image import judge_image
 from harness.judge.outputs import judge_outputs
 from harness.judge.plan import plan_checks
@@ -111,17 +110,4 @@ def write_verdict(paths: RunPaths, verdict: Verdict) -> Path:
     Raises:
         OSError: the run folder cannot be written.
     """
-    handle, name = tempfile.mkstemp(prefix=".verdict-", dir=paths.folder)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(verdict.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes the file private; others who may read the folder may read the verdict.
-        temporary.chmod(0o644)
-        temporary.replace(paths.verdict)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return paths.verdict
+    return write_whole(paths.verdict, verdict.to_json())

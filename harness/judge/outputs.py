@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.files import sha256_of
 from harness.judge.numbers import finite, shown
 from harness.judge.plan import output_names
 from harness.judge.verdict import Check, Status
@@ -173,15 +173,6 @@ def _file_problem(path: Path, record: OutputFile, expectation: FileExpectation) 
     if digest != record.sha256.lower():
         return f"has the digest {digest[:12]}…, the run recorded {record.sha256[:12]}…: it was changed after the run"
     return None
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def png_size(path: Path) -> tuple[int, int]:

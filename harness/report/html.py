@@ -16,11 +16,11 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from harness.files import write_whole
 from harness.judge.outputs import png_size
 from harness.judge.verdict import Check, Group, RunFacts, Verdict, printable
 from harness.report import format as fmt
 from harness.report.entry import ReportEntry, count_checks, overall
-from harness.report.files import write_whole
 from harness.report.labels import GROUPS, LABELS, PHASES, STATUSES
 from harness.report.sparkline import sparkline
 from harness.run.paths import RunPaths

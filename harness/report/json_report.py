@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from harness.files import write_whole
 from harness.report.entry import ReportEntry, count_checks, overall
-from harness.report.files import write_whole
 
 SCHEMA_VERSION = 1
 

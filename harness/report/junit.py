@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from harness.files import write_whole
 from harness.judge.verdict import Check, RunFacts
 from harness.report.entry import ReportEntry
-from harness.report.files import write_whole
 
 # Characters that no XML 1.0 document may hold, escaped or not (W3C XML 1.0, production 2).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

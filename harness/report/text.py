@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -12,13 +13,15 @@ from harness.judge.verdict import Check, Status
 from harness.report.entry import ReportEntry, count_checks
 from harness.report.format import device_label, fraction_text, quantity
 
+PIPE_WIDTH = 160  # a pipe has no width; rich's 80 columns would fold every run id
+
 ICONS: dict[Status, str] = {"pass": "✓", "warn": "!", "fail": "✗", "skip": "–"}
 _STYLES: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def print_report(entries: Sequence[ReportEntry], console: Console | None = None) -> None:
     """One row per run, then every check that failed or warned, then the counts; to standard output by default."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for heading in ("run", "verdict", "device", "throughput", "% of limit", "run id"):
         table.add_column(heading, overflow="fold", no_wrap=heading in {"run", "verdict"})

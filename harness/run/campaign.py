@@ -9,13 +9,13 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.catalog.builder import git_revision
 from harness.catalog.catalog import Catalog, Manifest
 from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
+from harness.files import write_json
 from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant, image_name, parse_variant
 from harness.run.evidence import Evidence, ExpectedImage, SchedulerWord, gather_evidence
@@ -276,13 +276,6 @@ def cancel_run(project: Project, run: RunPaths) -> None:
     if not job_id:
         raise UserError("this run has no job to cancel", where=str(run.folder))
     scheduler_of(project, record.facts).cancel([str(job_id)])
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically: a reader sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
 
 
 def _by_scheduler(records: Sequence[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:

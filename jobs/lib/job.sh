@@ -158,6 +158,6 @@ job_step() { # STEP [OPTIONS]
     local variable prefix=APPTAINERENV_
     case $ENGINE in *singularity) prefix=SINGULARITYENV_ ;; esac
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
-    "$ENGINE" run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR" --bind "$SCRATCH:/tmp" \
+    "$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR" --bind "$SCRATCH:/tmp" \
         "${DATA_BIND[@]}" --pwd /opt/tutorial "$IMAGE" "$step" "$@" 2>&1 | tee -a "$RUN_DIR/log.txt"
 }

@@ -122,7 +122,7 @@ def plot(losses: list[float], accuracies: list[float], title: str) -> Figure:
     left, right = figure.subplots(1, 2)
     epochs = range(1, len(losses) + 1)
     left.plot(epochs, losses, marker="o", color="tab:blue")
-    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     right.plot(epochs, [100 * value for value in accuracies], marker="o", color="tab:green")
     right.set(xlabel="epoch", ylabel="test accuracy in %")
     right.set_title(f"at the end {100 * accuracies[-1]:.2f} %", fontsize=10)

@@ -119,25 +119,22 @@ def baseline(data: Data, score: str) -> float:
 
 def train_epochs(
     network: nn.Module, optimizer: torch.optim.Optimizer, data: Data, shuffle: torch.Generator, batch: int, epochs: int
-) -> Tensor:
-    """``epochs`` passes over the training rows; the mean loss of the last one, left on the device."""
-    rows = len(data.train_target)
+) -> None:
+    """``epochs`` passes over the training rows, each in a new order made on the device."""
     for _ in range(epochs):
-        total = torch.zeros((), device=data.train_target.device)
-        for chosen in torch.randperm(rows, generator=shuffle, device=shuffle.device).split(batch):
+        for chosen in torch.randperm(len(data.train_target), generator=shuffle, device=shuffle.device).split(batch):
             optimizer.zero_grad(set_to_none=True)
-            loss = F.mse_loss(network(data.train_features[chosen]), data.train_target[chosen])
-            loss.backward()
+            F.mse_loss(network(data.train_features[chosen]), data.train_target[chosen]).backward()
             optimizer.step()
-            total += loss.detach() * len(chosen)
-    return total / rows
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, data: Data, score: str) -> tuple[float, float]:
+def evaluate(network: nn.Module, data: Data, score: str) -> dict[str, float]:
     """Scores on the training and on the test rows. Everything is on the device already."""
-    train = root_mean_square(network(data.train_features), data.train_target, score)
-    return train, root_mean_square(network(data.test_features), data.test_target, score)
+    return {
+        "train": root_mean_square(network(data.train_features), data.train_target, score),
+        "test": root_mean_square(network(data.test_features), data.test_target, score),
+    }
 
 
 def plot(epochs: list[int], curves: dict[str, list[float]], mean_score: float, final: float, title: str) -> Figure:
@@ -180,37 +177,33 @@ def train(run: StepRun, args: argparse.Namespace) -> None:
     average = AveragedModel(network)  # a rate of 0.1 keeps the weights jumping; their average is what they jump around
     shuffle = torch.Generator(device).manual_seed(args.seed)
     meter = Throughput(warm_up=1, synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
-    epochs: list[int] = []
-    losses: list[float] = []
-    curves: dict[str, list[float]] = {"train": [], "test": []}
+    epochs = [0]
+    curves = {name: [value] for name, value in evaluate(network, data, table.score).items()}  # untrained
     for done in range(0, args.epochs, EPOCHS_PER_WINDOW):
         todo = min(EPOCHS_PER_WINDOW, args.epochs - done)
         with meter.window(units=todo * rows):
-            loss = train_epochs(network, optimizer, data, shuffle, args.batch_size, todo)
+            train_epochs(network, optimizer, data, shuffle, args.batch_size, todo)
         with run.phase("evaluate"):
             epochs.append(done + todo)
             if epochs[-1] > (1 - AVERAGED_SHARE) * args.epochs:
                 average.update_parameters(network)
-            losses.append(loss.item())
-            for name, value in zip(curves, evaluate(network, data, table.score), strict=True):
+            for name, value in evaluate(network, data, table.score).items():
                 curves[name].append(value)
     mean_score = baseline(data, table.score)
-    final = evaluate(average, data, table.score)[1]
+    final = evaluate(average, data, table.score)["test"]
+    better = 1 - final / mean_score
 
     run.throughput("train_throughput", meter, unit="samples/s")
-    run.output("train_loss", losses)
     run.output("train_score_curve", curves["train"])
     run.output("test_score_curve", curves["test"])
     run.output("score", table.score)
     run.output("rmse", final)
     run.output("baseline_rmse", mean_score)
-    run.output("improvement", 1 - final / mean_score)
+    run.output("improvement", better)
     with run.phase("save"):
         figure = plot(epochs, curves, mean_score, final, f"{table.source}: {table.score} while training")
         figure.savefig(run.output_file("learning_curve.png"))
-    print(
-        f"{table.score} {final:.4g}, predicting the mean {mean_score:.4g}: {100 * (1 - final / mean_score):.1f} % better"
-    )
+    print(f"{table.score} {final:.4g}, predicting the mean {mean_score:.4g}: {100 * better:.1f} % better")
     print(f"{meter.median:.0f} samples/s, files in {run.folder}")
 
 

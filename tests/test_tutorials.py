@@ -1,0 +1,99 @@
+"""The tutorials themselves: real images of this checkout, real jobs on a real Slurm, judged by the harness."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from cluster_fixtures import needs_slurm
+from tiny_project import REPOSITORY, harness
+
+from harness.catalog.catalog import Catalog
+from harness.cluster import ClusterSpec, PrivateCluster
+
+TUTORIALS = ("mnist", "xscow-1", "xscow-2")
+IMAGES = ("mnist.cpu", "tutorial1.cpu", "tutorial2.cpu")
+pytestmark = [pytest.mark.apptainer, pytest.mark.image]
+
+
+@pytest.fixture(scope="session")
+def catalog(cache: Path) -> Catalog:
+    """The CPU images of this checkout, built here; stack stages come from the cache where nothing changed."""
+    if shutil.which("apptainer") is None and shutil.which("singularity") is None:
+        pytest.skip("no apptainer or singularity: scripts/install-apptainer; `make test` installs it")
+    root = cache / "catalog"
+    done = harness(REPOSITORY, "build", *TUTORIALS, env={"CATALOG": str(root), "HARNESS_CACHE": str(cache)})
+    assert done.returncode == 0, done.stderr
+    return Catalog(root)
+
+
+@pytest.fixture
+def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCluster]:
+    """One node with two cores: jobs run one after the other, so that none measures its neighbour."""
+    with PrivateCluster(tmp_path_factory.mktemp("small"), ClusterSpec(nodes=1, cpus=2)) as cluster:
+        yield cluster
+
+
+def inside(
+    catalog: Catalog, image: str, *command: str, binds: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in an image as the job scripts do."""
+    userns = ["--userns"] if os.geteuid() == 0 else []
+    flags = [word for bind in binds for word in ("--bind", bind)]
+    argv = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", *flags, str(catalog.current_link(image)), *command]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+@needs_slurm
+def test_all_smoke_runs_pass_as_slurm_jobs_in_their_images(
+    catalog: Catalog, small_cluster: PrivateCluster, tmp_path: Path
+) -> None:
+    environment = {**os.environ, **small_cluster.environment(), "CATALOG": str(catalog.root)}
+    suite = [sys.executable, "-m", "pytest", "--pyargs", "harness.suite", "-p", "no:cacheprovider", "-v"]
+    asked = ["--tutorial", ",".join(TUTORIALS), "--variant", "cpu", "--preset", "smoke"]
+    files = [f"--junitxml={tmp_path}/junit.xml", "--report", str(tmp_path / "report")]
+    done = subprocess.run([*suite, *asked, *files], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for check in (
+        "xscow-2.cpu.smoke::train::output::test_accuracy[data_source=digits] PASSED",
+        "mnist.cpu.smoke::train::output::test_accuracy[data_source=digits] PASSED",
+        "xscow-1.cpu.smoke::train::throughput::train_throughput PASSED",
+        "mnist.cpu.smoke::image::digest PASSED",
+    ):
+        assert check in done.stdout
+    properties = {(p.get("name"), p.get("value")) for p in ElementTree.parse(tmp_path / "junit.xml").iter("property")}
+    for image in IMAGES:
+        manifest = catalog.current(image)
+        assert manifest is not None
+        assert any(value == manifest.sha256 for _, value in properties)
+    page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= len(TUTORIALS)
+
+
+def test_the_programs_read_real_files_refuse_broken_ones_and_repeat_by_seed(catalog: Catalog) -> None:
+    """The unittest cases of tests/in_image, by the image's own Python."""
+    done = inside(
+        catalog,
+        "tutorial2.cpu",
+        *("env", "-C", "/mnt/tests/in_image", "python", "-m", "unittest", "-v", "test_programs"),
+        binds=(f"{REPOSITORY}:/mnt:ro",),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "skipped" not in done.stderr
+
+
+def test_the_image_is_closed_to_the_users_own_packages_and_keeps_nothing_of_the_builder(catalog: Catalog) -> None:
+    look = "import sys, site; print(site.ENABLE_USER_SITE, *sys.path)"
+    done = inside(catalog, "tutorial2.cpu", "python", "-c", look)
+    assert done.stdout.startswith("False ")
+    assert ".local" not in done.stdout
+    left = inside(
+        catalog, "tutorial2.cpu", "sh", "-c", "ls -A /mnt /.harness-build /etc/pip.conf /root/.config 2>/dev/null"
+    )
+    assert left.stdout.strip() == "/mnt:"
