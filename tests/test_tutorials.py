@@ -40,12 +40,10 @@ def small_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateC
         yield cluster
 
 
-def inside(
-    catalog: Catalog, image: str, *command: str, binds: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
+def inside(catalog: Catalog, image: str, *command: str, bind: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command in an image as the job scripts do."""
     userns = ["--userns"] if os.geteuid() == 0 else []
-    flags = [word for bind in binds for word in ("--bind", bind)]
+    flags = ["--bind", bind] if bind else []
     argv = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", *flags, str(catalog.current_link(image)), *command]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
@@ -82,7 +80,7 @@ def test_the_programs_read_real_files_refuse_broken_ones_and_repeat_by_seed(cata
         catalog,
         "tutorial2.cpu",
         *("env", "-C", "/mnt/tests/in_image", "python", "-m", "unittest", "-v", "test_programs"),
-        binds=(f"{REPOSITORY}:/mnt:ro",),
+        bind=f"{REPOSITORY}:/mnt:ro",
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "skipped" not in done.stderr

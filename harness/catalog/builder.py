@@ -49,7 +49,7 @@ class CatalogBuilder:
                     sha256=sha256_of(temporary),
                     bytes=temporary.stat().st_size,
                     definition_sha256=key,
-                    base=BaseOrigin(reference=str(base.reference), digest=base.digest, origin=base.origin),
+                    base=BaseOrigin.model_validate(base.lock_entry()),
                     compression=COMPRESSION,
                     builder=f"{builder.engine.name} {builder.engine.version}",
                     built_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

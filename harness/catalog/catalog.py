@@ -15,20 +15,31 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import HarnessError, UserError
 from harness.files import fsync_folder, sha256_of, write_whole
 
 
 class BaseOrigin(BaseModel):
-    """Where the base image came from. ``origin``: ``registry``, or ``bootstrapped`` from the machine's own mirror."""
+    """Where the base image came from.
+
+    Attributes:
+        reference: as the Dockerfile names it.
+        digest: of the image that was used.
+        origin: ``registry``, or ``bootstrapped`` from the package mirror of the machine's own apt.
+        suite: the Debian release of a bootstrapped base.
+        details: what is in a bootstrapped base: architecture, packages with versions, dates of the package lists.
+    """
 
     model_config = ConfigDict(frozen=True)
     reference: str
     digest: str
     origin: str
+    suite: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
 class Manifest(BaseModel):
