@@ -394,6 +394,7 @@ def test_the_cpu_is_used_where_it_is_meant(job: Path, monkeypatch: pytest.Monkey
     device, facts = choose_device(fake_torch(gpus=1), 0)
     assert device == ("cpu",)
     assert facts.count == len(os.sched_getaffinity(0))
+    assert choose_device(fake_torch(gpus=0), 0, max_threads=1)[1].count == 1
     assert choose_device(fake_torch(gpus=1), None)[1].kind == "cuda"
     assert choose_device(fake_torch(gpus=0), None)[1].kind == "cpu"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

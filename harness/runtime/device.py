@@ -81,13 +81,14 @@ def nvidia_driver() -> str | None:
     return lines[0] if answer.returncode == 0 and lines else None
 
 
-def choose_device(torch: Any, gpus_requested: int | None) -> tuple[Any, DeviceFacts]:
+def choose_device(torch: Any, gpus_requested: int | None, *, max_threads: int | None = None) -> tuple[Any, DeviceFacts]:
     """The torch device to compute on, and its facts.
 
     Args:
         torch: the imported torch module.
         gpus_requested: GPUs the job asked for on this node; 0: the CPU is meant, even where a GPU is visible;
             None: nobody said (started by hand), a GPU is used where there is one.
+        max_threads: CPU threads that are of use to the program; None: all it was given.
 
     Raises:
         DeviceError: a GPU was asked for and torch does not see it. There is no silent fall-back to the CPU.
@@ -96,7 +97,7 @@ def choose_device(torch: Any, gpus_requested: int | None) -> tuple[Any, DeviceFa
     if wanted is None:
         wanted = 1 if torch.cuda.is_available() else 0
     if wanted == 0:
-        threads = cpu_threads()
+        threads = min(cpu_threads(), max_threads or allocated_cores())
         torch.set_num_threads(threads)
         return torch.device("cpu"), DeviceFacts(kind="cpu", name=cpu_model(), count=threads)
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0

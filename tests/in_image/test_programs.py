@@ -1,6 +1,6 @@
 """The tutorial programs, run by the image's own Python. unittest only: the image holds no pytest.
 
-    apptainer exec --bind "$PWD:/work" --pwd /work/tests/in_image IMAGE python -m unittest -v test_programs
+    apptainer exec --bind "$PWD:/mnt" --pwd /mnt/tests/in_image IMAGE python -m unittest -v test_programs
 
 The programs and the runtime library are those of the checkout, found from this file's place; outside an image any
 Python that has the stack's packages will do.

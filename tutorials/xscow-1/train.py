@@ -152,7 +152,9 @@ def plot(epochs: list[int], curves: dict[str, list[float]], mean_score: float, f
 
 
 def train(run: StepRun, args: argparse.Namespace) -> None:
-    device, facts = choose_device(torch, run.gpus_requested)
+    # A step is a few microseconds of arithmetic: a second thread would spend longer waiting for the first than helping
+    # it, ten times longer where both share their cores with other work.
+    device, facts = choose_device(torch, run.gpus_requested, max_threads=1)
     run.use_device(facts)
     run.versions(torch=torch.__version__, pandas=pd.__version__, matplotlib=matplotlib.__version__)
     # exact single precision everywhere: the score's logarithms forgive nothing, and nothing here is large
