@@ -22,6 +22,9 @@ class SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# What a person calls the types of a scalar value.
+SCALARS = {"bool": "true or false", "int": "a number", "str": "text"}
+
 SpecT = TypeVar("SpecT", bound=SpecModel)
 
 
@@ -60,8 +63,13 @@ def validate_spec(data: dict[str, Any], model: type[SpecT], *, where: str) -> Sp
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    location = [str(part) for part in problem["loc"]]
     kind, message = problem["type"], str(problem["msg"])
+    if location and location[-1] in SCALARS:
+        # pydantic names each member of a union it tried
+        location.pop()
+        message = f"Input should be one of: {', '.join(SCALARS.values())}"
+    key = ".".join(location) or "(top level)"
     if kind == "missing":
         return f"key '{key}' is missing"
     if kind == "extra_forbidden":

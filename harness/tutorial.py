@@ -34,8 +34,8 @@ class DataSet(SpecModel):
     """A data set a site may hold; ``fallback`` says what the program uses where it does not."""
 
     name: str
-    path: str = Field(description="folder or file below the site's data root")
-    files: list[str] = Field(min_length=1, description="files that must be there, below `path` (or `path` itself: '.')")
+    folders: list[str] = Field(min_length=1, description="where it may lie below the site's data root")
+    files: list[str] = Field(min_length=1, description="files that must all be in that folder, plain or .gz")
     source: str = Field(description="where it comes from, for a person")
     fallback: LocalizedText | None = None
 

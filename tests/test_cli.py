@@ -47,6 +47,7 @@ def test_an_unknown_tutorial_names_the_nearest(project: Path, name: str, nearest
         ("cpus = 1", "cpus = 0", ["resources.cpu.cpus", "greater than or equal to 1"]),
         ('step = "count"\nmetric', 'step = "cuont"\nmetric', ["throughput", "valid steps: count"]),
         ("steps.count = { to = 10 }", "steps.count = { too = 10 }", ["presets.smoke.steps.count", "valid: to"]),
+        ("to = 1000", "to = [1]", ["steps.0.parameters.to", "true or false, a number, text"]),
         ('stack = "tiny"', 'stack = "tinny"', ["unknown stack 'tinny'", "valid: tiny"]),
         ('program = "count.py"', 'program = "cuont.py"', ["cuont.py", "not there"]),
         ('id = "xscow-2"', 'id = "xscow-3"', ["xscow-3", "xscow-2"]),

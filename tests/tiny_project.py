@@ -66,7 +66,7 @@ memory_gb = 1
 minutes = 2
 [[data]]
 name = "numbers"
-path = "numbers"
+folders = ["numbers", "other/numbers"]
 files = ["a.txt", "b.txt"]
 source = "anywhere"
 fallback = { en = "counting", zh = "数数" }

@@ -14,9 +14,9 @@ from harness.image.build import Progress
 
 # Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
 MILESTONE = re.compile(
-    r"(?P<name>\S+: )(INFO: +)?"
-    r"(?P<event>Starting build|Running \w+|Build complete|Creating SIF file|up to date|published.*|removing a .*"
-    r"|waiting.*)"
+    r"(?P<name>\S+: )(?:INFO: +)?"
+    r"(?P<event>Starting build|Running post scriptlet|Running testscript|Creating SIF file|Build complete"
+    r"|up to date|published.*|removing a .*|waiting.*)"
 )
 
 

@@ -11,7 +11,7 @@ import jinja2
 from harness.errors import SpecError
 from harness.project import Project, Variant
 from harness.site import DEFAULT_SITE, Site
-from harness.tutorial import DataSet, Tutorial
+from harness.tutorial import Tutorial
 
 
 def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> str:
@@ -47,7 +47,7 @@ def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Sit
         memory_mb=round(needed.memory_gb * 1024),
         time=f"{hours:02d}:{minutes:02d}:00",
         data_root=shlex.quote(site.storage.data or ""),
-        data_files=[shlex.quote(path) for data in tutorial.data for path in _paths(data)],
+        data_sets=[shlex.join([":".join(data.folders), *data.files]) for data in tutorial.data],
     )
     return text
 
@@ -56,7 +56,3 @@ def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site)
     """Where that script is kept: ``jobs/``, or ``jobs/<site>/`` for a site other than the default one."""
     path = project.job_file(tutorial.stem, variant)
     return path if site.name == DEFAULT_SITE else path.parent / site.name / path.name
-
-
-def _paths(data: DataSet) -> list[str]:
-    return [f"{data.path}/{file}" if file != "." else data.path for file in data.files]

@@ -17,6 +17,7 @@ IMAGE_PATH = "HARNESS_IMAGE_PATH"
 IMAGE_SHA256 = "HARNESS_IMAGE_SHA256"  # of the image file, as the job script verified it
 GIT_REVISION = "HARNESS_GIT_REVISION"
 JOB_ID = "HARNESS_JOB_ID"
+NODE = "HARNESS_NODE"  # the scheduler's name of the node
 GPUS_REQUESTED = "HARNESS_GPUS_REQUESTED"
 GPU_SHARED = "HARNESS_GPU_SHARED"  # 1 where the GPU was asked for by the shard
 SUBMITTED_AT = "HARNESS_SUBMITTED_AT"  # seconds since the epoch, as the three below; empty: unknown

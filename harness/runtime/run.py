@@ -105,18 +105,14 @@ class StepRun:
             "variant": variant,
             "preset": _choice(environment.PRESET, ("smoke", "bench", "full")) or "full",
             "git_revision": get(environment.GIT_REVISION) or None,
-            "host": socket.gethostname(),
+            "host": get(environment.NODE) or socket.gethostname(),
             "job_id": get(environment.JOB_ID) or None,
             "gpus_requested": gpus or 0,
             "gpu_shared": shared,
             "image": {
                 "path": get(environment.IMAGE_PATH) or None,
                 "sha256": get(environment.IMAGE_SHA256) or None,
-                # what the image says of itself goes before what the job script was told
-                "definition_sha256": get(environment.DEFINITION_SHA256)
-                or None
-                or get(environment.DEFINITION_SHA256)
-                or None,
+                "definition_sha256": get(environment.DEFINITION_SHA256) or None,
             },
         }
         if variant == "cuda" or shared:

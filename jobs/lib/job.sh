@@ -4,7 +4,8 @@
 #   job_begin TUTORIAL NAME VARIANT   who we are; makes the run folder
 #   job_need_gpus N                   fail unless N GPUs are visible; adds --nv
 #   job_need_image                    fail unless the image is there and is the one that was published
-#   job_offer_data FILE...            give the program the site's data root; a data set that is there must be whole
+#   job_offer_data ROOT               give the program the site's data root
+#   job_check_data FOLDERS FILE...    fail where a data set is there, but not whole
 #   job_step STEP [OPTIONS]           run one step inside the image
 #
 # A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file), CATALOG, DATA (data root), RUN_ID.
@@ -52,7 +53,7 @@ job_begin() {
     trap 'job_end $?' EXIT
     trap 'exit 143' TERM
 
-    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' DEFINITION_SHA256='' DATA_BIND=() NV=()
+    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' DEFINITION_SHA256='' DATA_ROOT='' DATA_BIND=() NV=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
     [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
@@ -119,19 +120,31 @@ job_need_image() {
     job_record
 }
 
-job_offer_data() { # root [FILE...]: files below the root that make its data sets whole
-    local root=${DATA:-$1} file
-    shift
+job_offer_data() { # the site's data root; DATA wins over it
+    local root=${DATA:-$1}
     if [ -n "${DATA:-}" ] && [ ! -d "$DATA" ]; then
         job_fail "DATA=$DATA is no folder on $NODE" "point DATA at the site's data root, or unset it"
     fi
     [ -n "$root" ] && [ -d "$root" ] || return 0
-    for file in "$@"; do
-        if [ -d "$root/$(dirname "$file")" ] && [ ! -s "$root/$file" ] && [ ! -s "$root/$file.gz" ]; then
-            job_fail "data set incomplete: $root/$file is missing" "fetch it again before submitting"
-        fi
+    DATA_ROOT=$(readlink -f "$root")
+    DATA_BIND=(--bind "$DATA_ROOT:/data:ro")
+}
+
+job_check_data() { # FOLDER[:FOLDER...] FILE...: a data set that is there, in one of the folders, must be whole
+    [ -n "$DATA_ROOT" ] || return 0
+    local folders=() folder file missing='' first=''
+    IFS=: read -ra folders <<<"$1"
+    shift
+    for folder in "${folders[@]}"; do
+        [ -d "$DATA_ROOT/$folder" ] || continue
+        missing=''
+        for file in "$@"; do
+            [ -s "$DATA_ROOT/$folder/$file" ] || [ -s "$DATA_ROOT/$folder/$file.gz" ] || missing=${missing:-$folder/$file}
+        done
+        [ -n "$missing" ] || return 0
+        first=${first:-$missing}
     done
-    DATA_BIND=(--bind "$(readlink -f "$root"):/data:ro")
+    [ -z "$first" ] || job_fail "data set incomplete: $DATA_ROOT/$first is missing" "fetch it again before submitting"
 }
 
 job_step() { # STEP [OPTIONS]
