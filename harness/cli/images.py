@@ -105,6 +105,9 @@ def build(
     variant: VariantOption = "cpu",
     site: SiteOption = DEFAULT_SITE,
     force: Annotated[bool, typer.Option("--force", help="Build again although nothing changed.")] = False,
+    overlay: Annotated[
+        bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
+    ] = True,
 ) -> None:
     """Build, test and publish images.
 
@@ -113,16 +116,22 @@ def build(
     project = Project.find()
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
     catalog = project_catalog(project, site)
-    for manifest in build_images(project, loaded, parse_variant(variant), site, force=force):
+    for manifest in build_images(project, loaded, parse_variant(variant), site, force=force, overlay=overlay):
         typer.echo(catalog.current_link(manifest.name))
 
 
 def build_images(
-    project: Project, tutorials: Sequence[Tutorial], variant: Variant, site: str, *, force: bool = False
+    project: Project,
+    tutorials: Sequence[Tutorial],
+    variant: Variant,
+    site: str,
+    *,
+    force: bool = False,
+    overlay: bool = True,
 ) -> list[Manifest]:
-    """Bring the images of ``tutorials`` up to date, with progress for a person."""
+    """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`."""
     engine = find_engine()
     with progress("building") as report:
-        images = ImageBuilder(project, load_site(project, site), engine, project.cache, report)
+        images = ImageBuilder(project, load_site(project, site), engine, project.cache, report, overlay)
         builder = CatalogBuilder(images, project_catalog(project, site))
         return [builder.build(tutorial, variant, force=force) for tutorial in tutorials]

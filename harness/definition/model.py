@@ -27,12 +27,14 @@ class Layer:
 
     Attributes:
         files: what %files stages for this layer.
+        own_folders: folders that only this layer fills; their files get mode 644 or 755 whatever the checkout's is.
         commands: POSIX shell for %post, in order, without ``set`` or ``umask``.
         environment: variables of the running image, in order.
         labels: image labels.
     """
 
     files: tuple[CopiedFile, ...] = ()
+    own_folders: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
     environment: tuple[tuple[str, Value], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()

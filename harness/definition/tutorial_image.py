@@ -78,11 +78,9 @@ def on_top(project: Project, base: Definition, tutorial: Tutorial, variant: Vari
         *((f"harness/runtime/{p.name}", f"{RUNTIME}/harness/runtime/{p.name}") for p in sorted(runtime.glob("*.py"))),
     ]
     files = [CopiedFile(source, target) for source, target in sources]
-    # A checkout's file modes depend on the umask of whoever cloned it.
-    commands = [f"chmod -R u=rwX,go=rX {RUNTIME} {PROGRAMS}"]
     layer = Layer(
         files=tuple(files),
-        commands=tuple(commands),
+        own_folders=(RUNTIME, PROGRAMS),
         environment=(("PYTHONPATH", literal(f"{RUNTIME}:{PROGRAMS}")),),
         labels=(
             ("org.opencontainers.image.title", image_name(tutorial.stem, variant)),

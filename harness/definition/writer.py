@@ -40,7 +40,11 @@ def _section(name: str, lines: list[str]) -> str:
 
 
 def _post(definition: Definition) -> list[str]:
-    commands = [command for layer in definition.layers for command in layer.commands]
+    commands = []
+    for layer in definition.layers:
+        if layer.own_folders:  # a checkout's file modes depend on the umask of whoever cloned it
+            commands.append(f"chmod -R u=rwX,go=rX {' '.join(layer.own_folders)}")
+        commands += layer.commands
     is_staged = any(c.target.startswith(STAGING) for layer in definition.layers for c in layer.files)
     if not commands:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition.model import Definition
-from harness.definition.tutorial_image import definition_key, on_top, stack_definition
+from harness.definition.tutorial_image import definition_key, on_top, stack_definition, tutorial_definition
 from harness.definition.writer import write_definition
 from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
 from harness.image.engine import Engine
 from harness.image.lend import prepare
+from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.process import run_command
 from harness.project import Project, Variant, image_name
 from harness.site import Site
@@ -45,6 +47,7 @@ class ImageBuilder:
     Attributes:
         cache: stage images, bases, temporary trees and logs; must be on a local disk.
         progress: called with each line of what is going on.
+        use_overlay: add a tutorial's layer as a partition; False builds the whole image as plain Apptainer does.
     """
 
     project: Project
@@ -52,6 +55,7 @@ class ImageBuilder:
     engine: Engine
     cache: Path
     progress: Progress
+    use_overlay: bool = True
 
     def build(self, tutorial: Tutorial, variant: Variant, target: Path) -> BaseImage:
         """Build one tutorial's image to ``target``, its tests included; ``target`` is missing where that fails.
@@ -62,10 +66,30 @@ class ImageBuilder:
         Raises:
             SpecError: the definition cannot be made. HarnessError: the build, a test in it, or the base failed.
         """
+        name = image_name(tutorial.stem, variant)
         stage, base = self._stack_stage(load_stack(self.project, tutorial.stack), variant)
-        child = on_top(self.project, Definition("localimage", str(stage)), tutorial, variant)
-        self._apptainer_build(child, target, image_name(tutorial.stem, variant))
+        definition = tutorial_definition(self.project, tutorial, variant)
+        if self.use_overlay and qualifies(definition.layers[-1]):
+            self._add_layer(definition, stage, target, name)
+        else:
+            child = on_top(self.project, Definition("localimage", str(stage)), tutorial, variant)
+            self._apptainer_build(child, target, name)
         return base
+
+    def _add_layer(self, definition: Definition, stage: Path, target: Path, name: str) -> None:
+        """Copy the stack's image, add the tutorial's layer to it, and run the definition's tests in the result."""
+        self.progress(f"{name}: adding its layer")
+        with self._work_folder(name) as work:
+            metadata = read_stage(self.engine, stage)
+            files = overlay_files(definition, self.project.root, metadata)
+            try:
+                add_overlay(self.engine, stage, target, files, metadata, work, MKSQUASHFS_ARGUMENTS.split())
+                self.progress(f"{name}: Running testscript")
+                test = [str(self.engine.path), "test", *self.engine.run_flags(), "--cleanenv", "--no-home", str(target)]
+                self._logged(test, name, None)
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
 
     def _stack_stage(self, stack: Stack, variant: Variant) -> tuple[Path, BaseImage]:
         """The stack's image, from the cache where its inputs are unchanged, and the base it stands on."""
@@ -107,13 +131,7 @@ class ImageBuilder:
         extra_indexes: list[str] | None = None,
     ) -> None:
         """Run ``apptainer build``; its %test runs before ``target`` is complete. The full output goes to a log."""
-        temporary_root = self.cache / "tmp"
-        logs = self.cache / "logs"
-        for folder in (temporary_root, logs, self.cache / "apptainer"):
-            folder.mkdir(parents=True, exist_ok=True)
-        log = logs / f"{name}.log"
-        work = Path(tempfile.mkdtemp(prefix=f"build-{name}-", dir=temporary_root))
-        try:
+        with self._work_folder(name) as work:
             recipe = work / f"{name}.def"
             recipe.write_text(write_definition(definition), encoding="utf-8")
             lent_folder = work / "lent"
@@ -125,6 +143,17 @@ class ImageBuilder:
             if base is not None:
                 command += ["--build-arg", f"{BASE_ARGUMENT}={base.resolved}"]
             command += [str(target), str(recipe)]
+            self._logged(command, name, self._environment(work, base))
+
+    def _logged(self, command: list[str], name: str, environment: dict[str, str] | None) -> None:
+        """Run a command whose full output goes to the name's log and line by line to the progress.
+
+        Raises:
+            HarnessError: it failed, in one line.
+        """
+        log = self.cache / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
             with log.open("w", encoding="utf-8") as stream:
 
                 def on_line(line: str) -> None:
@@ -132,11 +161,23 @@ class ImageBuilder:
                     stream.flush()
                     self.progress(f"{name}: {line}")
 
-                run_command(
-                    command, cwd=self.project.root, env=self._environment(work, base), on_line=on_line, umask=0o022
-                )
+                run_command(command, cwd=self.project.root, env=environment, on_line=on_line, umask=0o022)
         except CommandError as error:
             raise explain_failure(error, name, log, self.cache) from error
+
+    @contextlib.contextmanager
+    def _work_folder(self, name: str) -> Iterator[Path]:
+        """A temporary folder in the cache, removed in the end with what mapped users left in it."""
+        root = self.cache / "tmp"
+        for folder in (root, self.cache / "apptainer"):
+            folder.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f"build-{name}-", dir=root))
+        try:
+            yield work
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_space(name, self.cache) from error
+            raise
         finally:
             remove_tree(work)
 
@@ -169,15 +210,17 @@ def exclusive(cache: Path, name: str, progress: Progress) -> Iterator[None]:
         yield
 
 
+def no_space(name: str, cache: Path) -> HarnessError:
+    """The error for a full disk or quota."""
+    fix = "free some, or set HARNESS_CACHE and CATALOG to larger disks"
+    return HarnessError(f"no space left while building {name}", where=str(cache), fix=fix)
+
+
 def explain_failure(error: CommandError, name: str, log: Path, cache: Path) -> HarnessError:
     """A build's failure in one line: full disk by name, else the last thing that was said; the log has it all."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else error.output
     if "no space left on device" in text.lower() or "disk quota exceeded" in text.lower():
-        return HarnessError(
-            f"no space left while building {name}",
-            where=str(cache),
-            fix="free some, or set HARNESS_CACHE to a larger local disk",
-        )
+        return no_space(name, cache)
     said = [line for line in text.splitlines() if re.match(r"\s*(ERROR|E:|error|Error|FATAL|\w+Error:)", line)]
     # Apptainer closes with "FATAL: … exit status 1"; the cause is what was said before it.
     causes = [line for line in said if not line.startswith("FATAL")] or said or text.splitlines()

@@ -66,6 +66,11 @@ def device_label(run: RunFacts) -> str:
     return f"{(run.variant or 'device').upper()} · no device on record"
 
 
+def device_column(run: RunFacts) -> str:
+    """As :func:`device_label`, but one column for a CPU model however many threads a tutorial uses of it."""
+    return f"CPU · {run.device}" if run.device_kind == "cpu" else device_label(run)
+
+
 def shortened(digest: str | None, length: int = 12) -> str:
     """The first characters of a digest, or a dash."""
     return digest[:length] if digest else "–"

@@ -196,9 +196,9 @@ def _columns(entries: Sequence[ReportEntry]) -> list[str]:
     for entry in entries:
         run = entry.verdict.run
         if run.device_kind == run.variant and run.variant is not None:
-            first.setdefault(run.variant, fmt.device_label(run))
+            first.setdefault(run.variant, fmt.device_column(run))
     return [
-        fmt.device_label(run)
+        fmt.device_column(run)
         if run.device_kind == run.variant
         else first.get(run.variant, "GPU" if run.variant == "cuda" else "CPU")
         for run in (entry.verdict.run for entry in entries)

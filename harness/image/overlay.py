@@ -1,0 +1,207 @@
+"""The tutorial's own layer as an overlay partition on its stack's image: a copy and a few files, not a second build.
+
+An image that holds a squashfs overlay partition shows, when it runs, the same tree as one built from the whole
+definition; tests compare the two. Only layers that are plain data qualify: files, environment, labels, start script.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.definition.model import Definition, Layer
+from harness.definition.words import shell_word
+from harness.definition.writer import write_definition
+from harness.errors import HarnessError
+from harness.image.engine import Engine
+from harness.image.process import run_command
+
+# Apptainer's own names and texts: what its builds write for these sections.
+METADATA = ".singularity.d"
+ENVIRONMENT_FILE = f"{METADATA}/env/90-environment.sh"
+LABELS_FILE = f"{METADATA}/labels.json"
+HELP_FILE = f"{METADATA}/runscript.help"
+RUNSCRIPT_FILE = f"{METADATA}/runscript"
+TEST_FILE = f"{METADATA}/test"
+DEFINITION_FILE = f"{METADATA}/Singularity"
+INSPECTED_FILES = {"runscript": RUNSCRIPT_FILE, "test": TEST_FILE, "helpfile": HELP_FILE, "deffile": DEFINITION_FILE}
+INSPECTION_OBJECT = "inspect-metadata.json"
+ENVIRONMENT_MARK = "# Custom environment shell code should follow\n\n"
+SHELL_HEADER = "#!/bin/sh\n\n"
+
+# Object types of the SIF format: a data object 4 is a partition; of type overlay, squashfs, for amd64, in group 1.
+# Without the group the partition is there and silently ignored.
+PARTITION_FLAGS = ("--datatype", "4", "--parttype", "4", "--partfs", "1", "--partarch", "2", "--groupid", "1")
+
+
+@dataclass(frozen=True)
+class OverlayFile:
+    """A file of the overlay: its path in the image without the leading slash, its permission bits, its content."""
+
+    path: str
+    mode: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class StageMetadata:
+    """What an image says of itself: the object `apptainer inspect --all --json` prints."""
+
+    inspection: dict[str, Any]
+
+    @property
+    def environment(self) -> str:
+        """Its environment script."""
+        return str(self._attributes["environment"][f"/{ENVIRONMENT_FILE}"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self._attributes.get("labels") or {})
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        attributes: dict[str, Any] = self.inspection["data"]["attributes"]
+        return attributes
+
+    def with_files(self, files: Iterable[OverlayFile]) -> dict[str, Any]:
+        """The same object for the image with ``files`` on top."""
+        texts = {file.path: file.content.decode() for file in files if file.path.startswith(METADATA)}
+        attributes = dict(self._attributes)
+        attributes["environment"] = {
+            **attributes["environment"],
+            f"/{ENVIRONMENT_FILE}": texts[ENVIRONMENT_FILE].strip(),
+        }
+        attributes["labels"] = json.loads(texts[LABELS_FILE])
+        for name, path in INSPECTED_FILES.items():
+            if path in texts:
+                attributes[name] = texts[path].strip()
+        return {**self.inspection, "data": {**self.inspection["data"], "attributes": attributes}}
+
+
+def qualifies(layer: Layer) -> bool:
+    """Whether a layer is data alone, so that adding its files is all there is to building it."""
+    return not layer.commands
+
+
+def overlay_files(definition: Definition, root: Path, stage: StageMetadata) -> list[OverlayFile]:
+    """What the last layer of ``definition`` adds to an image that holds the layers below it.
+
+    Args:
+        definition: the whole image's.
+        root: the checkout, where the layer's sources are.
+        stage: what the image of the layers below says of itself.
+
+    Raises:
+        HarnessError: a source is missing, or the stage was not built by an engine whose layout is known here.
+    """
+    layer = definition.layers[-1]
+    files = [_copied(root / c.source, c.target) for c in layer.files]
+    header, mark, _ = stage.environment.partition(ENVIRONMENT_MARK)
+    if not mark:
+        raise HarnessError(f"the stage's /{ENVIRONMENT_FILE} has an unknown form", fix="build with --no-overlay")
+    variables = {name: value for below in definition.layers for name, value in below.environment}
+    exports = "".join(f"export {name}={shell_word(value)}\n" for name, value in variables.items())
+    labels = {**stage.labels, **dict(layer.labels)}
+    if definition.help_text is not None:
+        labels["org.label-schema.usage"] = f"/{HELP_FILE}"
+        labels["org.label-schema.usage.apptainer.runscript.help"] = f"/{HELP_FILE}"
+        files.append(_text(HELP_FILE, definition.help_text + "\n\n", 0o644))
+    files += [
+        _text(ENVIRONMENT_FILE, header + mark + exports + "\n\n", 0o755),
+        _text(LABELS_FILE, json.dumps(labels, indent="\t", sort_keys=True, ensure_ascii=False), 0o644),
+        _text(DEFINITION_FILE, write_definition(definition), 0o644),
+    ]
+    for path, body in ((RUNSCRIPT_FILE, definition.runscript), (TEST_FILE, definition.test)):
+        if body is not None:
+            files.append(_text(path, f"{SHELL_HEADER}{body}\n\n\n", 0o755))
+    return files
+
+
+def read_stage(engine: Engine, stage: Path) -> StageMetadata:
+    """What an image says of itself.
+
+    Raises:
+        CommandError: the image cannot be read. HarnessError: it has no environment script of an engine's build.
+    """
+    command = [str(engine.path), "inspect", "--all", "--json", str(stage)]
+    listed = run_command(command, separate_stdout=True, what="reading the stack's image", where=str(stage)).stdout
+    metadata = StageMetadata(json.loads(listed))
+    try:
+        _ = metadata.environment
+    except KeyError:
+        raise HarnessError(f"it has no /{ENVIRONMENT_FILE}", where=str(stage), fix="build with --no-overlay") from None
+    return metadata
+
+
+def add_overlay(
+    engine: Engine,
+    stage: Path,
+    target: Path,
+    files: list[OverlayFile],
+    metadata: StageMetadata,
+    work: Path,
+    packing: list[str],
+) -> None:
+    """Write ``target``: a copy of ``stage`` with ``files`` as an overlay partition, and what the engine shows of it.
+
+    Args:
+        metadata: what ``stage`` says of itself.
+        work: an empty folder for temporary files.
+        packing: mksquashfs options for compression.
+
+    Raises:
+        CommandError: packing or adding failed. OSError: no space, or ``target`` cannot be written.
+    """
+    tree, packed = work / "tree", work / "layer.squashfs"
+    for file in files:
+        path = tree / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.content)
+        path.chmod(file.mode)
+    for folder in [tree, *(p for p in tree.rglob("*") if p.is_dir())]:
+        folder.chmod(0o755)
+    pack = ["mksquashfs", str(tree), str(packed), *packing, "-all-root", "-no-xattrs", "-no-progress", "-quiet"]
+    run_command(pack, what="packing the tutorial's layer", fix="scripts/install-apptainer brings mksquashfs")
+    shutil.copyfile(stage, target)
+    target.chmod(0o755)
+
+    def sif(*words: str | Path) -> str:
+        command = [str(engine.path), "sif", *map(str, words)]
+        return run_command(command, what="adding the tutorial's layer", where=str(target)).output
+
+    # `apptainer inspect` and `run-help` read these two objects instead of starting the image.
+    inspection, recipe = work / INSPECTION_OBJECT, work / "definition"
+    inspection.write_text(json.dumps(metadata.with_files(files), ensure_ascii=False), encoding="utf-8")
+    recipe.write_bytes(next(file.content for file in files if file.path == DEFINITION_FILE))
+    for number, kind in object_types(sif("list", target)).items():
+        is_inspection = kind == "JSON.Generic" and INSPECTION_OBJECT in sif("info", number, target)
+        if kind == "Def.FILE" or is_inspection:
+            sif("del", number, target)
+    sif("add", "--datatype", "1", "--groupid", "1", target, recipe)
+    sif("add", "--datatype", "6", "--groupid", "1", "--filename", INSPECTION_OBJECT, target, inspection)
+    sif("add", *PARTITION_FLAGS, target, packed)
+
+
+def object_types(listing: str) -> dict[str, str]:
+    """Object id -> type, from `apptainer sif list`."""
+    rows = (re.match(r"(\d+)\s*\|[^|]*\|[^|]*\|[^|]*\|(\S+)", line) for line in listing.splitlines())
+    return {row[1]: row[2] for row in rows if row}
+
+
+def _copied(source: Path, target: str) -> OverlayFile:
+    try:
+        executable = bool(source.stat().st_mode & stat.S_IXUSR)
+        return OverlayFile(target.lstrip("/"), 0o755 if executable else 0o644, source.read_bytes())
+    except FileNotFoundError:
+        raise HarnessError("the definition copies this file, which is not there", where=os.fspath(source)) from None
+
+
+def _text(path: str, text: str, mode: int) -> OverlayFile:
+    return OverlayFile(path, mode, text.encode())

@@ -1,0 +1,125 @@
+"""An image with its tutorial's layer as a partition is the image that plain `apptainer build` makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_project import harness
+
+from harness.catalog.catalog import Catalog
+from harness.image.base import base_source
+
+pytestmark = pytest.mark.apptainer
+
+# Path below / -> why two builds of the same definition differ there.
+DIFFER_BY_NATURE = {
+    ".singularity.d/labels.json": "holds the date of the build and the address of the registry",
+    ".singularity.d/Singularity": "the definition as given: with its header, and the base by its public name",
+    ".singularity.d/bootstrap_history": "the history of a `localimage` build",
+    "etc/resolv.conf": "made by the engine when the image starts",
+    "etc/hosts": "made by the engine when the image starts",
+    "var/log": "dated by apt and dpkg",
+    "var/cache/ldconfig": "holds inode numbers",
+    "var/lib/dpkg": "dated by dpkg",
+    "usr/lib/python3": "byte code written when a package was installed holds its time",
+    "usr/share/python3": "byte code written when a package was installed holds its time",
+    "etc/mtab": "made by the engine when the image starts",
+    "etc/localtime": "bound from the host",
+}
+
+LIST = (
+    "cd / && find . -xdev -path ./proc -prune -o -path ./sys -prune -o -path ./dev -prune -o -path ./tmp -prune"
+    " -o -path ./mnt -prune -o -printf '%y %m %U:%G %l %p\\n' | sort -k5"
+    " && find . -xdev -type f -not -path './proc/*' -not -path './sys/*' -not -path './dev/*' -exec sha256sum {} + | sort -k2"
+)
+
+
+def tree(image: Path) -> dict[str, str]:
+    """What a running container sees: path -> type, mode, owner, link target, digest."""
+    userns = ["--userns"] if os.geteuid() == 0 else []
+    command = [
+        "apptainer",
+        "exec",
+        *userns,
+        "--cleanenv",
+        "--no-home",
+        "--no-mount",
+        "tmp",
+        str(image),
+        "sh",
+        "-c",
+        LIST,
+    ]
+    found: dict[str, str] = {}
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        facts, _, path = line.rpartition(" ./")
+        if path and not any(path == skip or path.startswith(f"{skip}/") for skip in DIFFER_BY_NATURE):
+            found[path] = f"{found.get(path, '')} {facts}".strip()
+    return found
+
+
+def environment(image: Path) -> str:
+    userns = ["--userns"] if os.geteuid() == 0 else []
+    command = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", str(image), "env"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return "\n".join(sorted(line for line in lines if not line.startswith(("APPTAINER_", "SINGULARITY_", "PROMPT"))))
+
+
+def test_the_overlay_gives_the_tree_of_a_plain_build_of_the_committed_definition(
+    built_project: Path, cache: Path, tmp_path: Path
+) -> None:
+    ours = Catalog(built_project / "catalog").current_link("tutorial2.cpu")
+    partitions = subprocess.run(["apptainer", "sif", "list", str(ours)], capture_output=True, text=True, check=True)
+    assert "Squashfs/Overlay" in partitions.stdout
+
+    plain = tmp_path / "plain.sif"
+    with base_source("docker.io/library/debian:bookworm-slim", cache) as base:
+        arguments = ["--fakeroot", "--build-arg", f"BASE_IMAGE={base.resolved}", str(plain), "defs/tutorial2.cpu.def"]
+        variables = {**os.environ, "APPTAINER_NOHTTPS": "1"} if base.insecure_http else dict(os.environ)
+        done = subprocess.run(
+            ["apptainer", "build", *arguments],
+            cwd=built_project,
+            env=variables,
+            capture_output=True,
+            text=True,
+            umask=0o077,
+        )
+    assert done.returncode == 0, done.stderr
+    mine, theirs = tree(ours), tree(plain)
+    assert len(mine) > 3000
+    assert {
+        path: (mine.get(path), theirs.get(path))
+        for path in mine.keys() | theirs.keys()
+        if mine.get(path) != theirs.get(path)
+    } == {}
+    assert environment(ours) == environment(plain)
+    for section in ("--runscript", "--test", "--helpfile"):
+        shown = [
+            subprocess.run(
+                ["apptainer", "inspect", section, str(i)], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for i in (ours, plain)
+        ]
+        assert shown[0] == shown[1]
+        assert shown[0]
+
+
+def test_without_the_overlay_the_image_is_one_squashfs(project: Path) -> None:
+    done = harness(project, "build", "2", "--no-overlay")
+    assert done.returncode == 0, done.stderr
+    image = Catalog(project / "catalog").current_link("tutorial2.cpu")
+    listed = subprocess.run(["apptainer", "sif", "list", str(image)], capture_output=True, text=True, check=True).stdout
+    assert "Overlay" not in listed
+    assert (
+        "arguments"
+        in subprocess.run(
+            ["apptainer", "run", *(["--userns"] if os.geteuid() == 0 else []), "--cleanenv", str(image), "count"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=project,
+        ).stdout
+    )
