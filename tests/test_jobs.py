@@ -271,3 +271,24 @@ def test_pytest_is_a_front_door_that_submits_judges_and_reports(on_slurm: Path, 
     )
     assert collected.returncode == 0, collected.stdout
     assert len(list((on_slurm / "runs").iterdir())) == runs
+
+
+@needs_slurm
+def test_the_demo_brings_its_own_cluster_says_so_and_stops_it(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CONF")
+    done = harness(at, "demo", "--tutorial", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "scheduler: a private Slurm cluster, started for this demo" in done.stderr
+    assert "xscow-2.cpu.smoke" in done.stdout
+    assert (at / "report/index.html").is_file()
+    assert harness(at, "cluster", "status", "--box", ".cluster-demo").returncode == 1
+
+
+def test_a_site_without_a_scheduler_runs_plain_processes_and_the_demo_says_so(at: Path) -> None:
+    site = (at / "sites/default.toml").read_text(encoding="utf-8").replace('name = "default"', 'name = "laptop"')
+    (at / "sites/laptop.toml").write_text('scheduler = "local"\n' + site, encoding="utf-8")
+    assert harness(at, "jobs", "--site", "laptop").returncode == 0
+    done = harness(at, "demo", "--tutorial", "2", "--site", "laptop")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "plain processes" in done.stderr
+    assert "xscow-2.cpu.smoke" in done.stdout

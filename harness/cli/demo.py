@@ -22,7 +22,7 @@ from harness.report.entry import overall
 from harness.report.text import print_report
 from harness.run.campaign import submit_run, wait_for_runs
 from harness.scheduler.detect import detect_scheduler
-from harness.site import DEFAULT_SITE
+from harness.site import DEFAULT_SITE, Site, load_site
 from harness.tutorial import load_tutorial
 
 DEMO_TUTORIALS = ("mnist", "xscow-1", "xscow-2")
@@ -50,7 +50,7 @@ def demo(
     started = time.monotonic()
     build_images(project, loaded, "cpu", site)
     built = time.monotonic()
-    with some_scheduler(project) as words:
+    with some_scheduler(project, load_site(project, site)) as words:
         screen.print(f"scheduler: {words}", markup=False)
         runs = [submit_run(project, one, "cpu", "smoke", site) for one in loaded]
         for run in runs:
@@ -67,8 +67,11 @@ def demo(
 
 
 @contextlib.contextmanager
-def some_scheduler(project: Project) -> Iterator[str]:
+def some_scheduler(project: Project, site: Site) -> Iterator[str]:
     """The machine's scheduler, else a private Slurm cluster for the time being, else plain processes; says which."""
+    if site.scheduler == "local":
+        yield f"none at site {site.name}; the jobs run as plain processes"
+        return
     detection = detect_scheduler(os.environ)
     if detection.name != "local":
         yield f"{detection.name} ({detection.reason})"
