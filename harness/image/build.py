@@ -18,12 +18,13 @@ from pathlib import Path
 
 from harness.definition.model import Definition
 from harness.definition.tutorial_image import definition_key, on_top, stack_definition
-from harness.definition.writer import write_definition
+from harness.definition.writer import EPOCH, write_definition
 from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
 from harness.image.engine import Engine
 from harness.image.lend import prepare
 from harness.image.process import run_command
+from harness.image.sif import normalise
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack import Stack, load_stack
@@ -54,7 +55,7 @@ class ImageBuilder:
     progress: Progress
 
     def build(self, tutorial: Tutorial, variant: Variant, target: Path) -> BaseImage:
-        """Build one tutorial's image to ``target``, its tests included; ``target`` is missing where that fails.
+        """Build one tutorial's image, tested, not signed, to ``target``, which is missing where that fails.
 
         Returns:
             The base it stands on.
@@ -65,6 +66,7 @@ class ImageBuilder:
         stage, base = self._stack_stage(load_stack(self.project, tutorial.stack), variant)
         child = on_top(self.project, Definition("localimage", str(stage)), tutorial, variant)
         self._apptainer_build(child, target, image_name(tutorial.stem, variant))
+        normalise(target, EPOCH)
         return base
 
     def _stack_stage(self, stack: Stack, variant: Variant) -> tuple[Path, BaseImage]:
