@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def signing_key(environment: Mapping[str, str]) -> SigningKey:
 def _make_key(path: Path) -> None:
     """A new private key, mode 600 from its first byte. Of two processes that make it at once, one wins for both."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         run_command(
             ["openssl", "genpkey", "-algorithm", "ed25519", "-out", aside],

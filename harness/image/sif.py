@@ -11,10 +11,10 @@ Only what the format itself says is here; no program is called. The layout, vers
 
 Source: github.com/apptainer/sif, pkg/sif/sif.go and descriptor.go (the same in github.com/sylabs/sif v2).
 
-What a signature covers, and what it does not (pkg/integrity/metadata.go): of the header launch script, magic, version
-and id; of each object its descriptor without offset, link and modification time, and its data. The rest (times of the
-header, padding, unused descriptors, the signature's own descriptor) is covered by the sha256 that a catalog names an
-image by, and by nothing else.
+What a signature covers (measured field by field in tests/test_image_signing.py): of the header the launch script,
+magic, version and id; of each object its data and its descriptor but for offset, padding and modification time (another
+offset leads to other data, and is noticed by that). The rest, times and counts of the header, padding, unused
+descriptors, most of the signature's own descriptor, is covered only by the sha256 that names an image in a catalog.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ class Descriptor:
     @property
     def end(self) -> int:
         return self.offset + self.size
+
+
+_UNUSED = Descriptor(*_DESCRIPTOR.unpack(bytes(_DESCRIPTOR.size)))
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,8 @@ def content_digest(path: Path) -> str:
 def normalise(path: Path, epoch: int) -> None:
     """Rewrite an image in place so that equal content gives equal bytes; data is not touched.
 
-    Times become ``epoch``, user and group numbers 0, and the image's id is made from everything else. A signature's
+    Times become ``epoch``, user and group numbers 0, what deleted objects left behind is cut off, and the image's id
+    is made from everything else. A signature's
     own descriptor carries a time that nothing covers: calling this again after signing leaves the signature valid, and
     equal content signed with one ed25519 key gives equal files.
 
@@ -232,14 +236,27 @@ def normalise(path: Path, epoch: int) -> None:
         stream.write(fixed.header.pack())
         stream.seek(fixed.header.descriptors_offset)
         stream.write(fixed.pack_table())
+        stream.truncate(max(d.end for d in fixed.objects()) if fixed.objects() else fixed.header.data_offset)
 
 
 def normalised(sif: Sif, epoch: int) -> Sif:
-    """``sif`` with fixed times and owners; its id is as it was."""
+    """``sif`` with fixed times and owners and without deleted objects; its id is as it was."""
     descriptors = tuple(
-        replace(d, created=epoch, modified=epoch, user=0, owner_group=0) if d.used else d for d in sif.descriptors
+        replace(d, created=epoch, modified=epoch, user=0, owner_group=0) if d.used else _UNUSED for d in sif.descriptors
     )
-    return Sif(replace(sif.header, created=epoch, modified=epoch), descriptors)
+    return _counted(Sif(replace(sif.header, created=epoch, modified=epoch), descriptors))
+
+
+def _counted(sif: Sif) -> Sif:
+    """``sif`` with a header that counts its objects."""
+    used = sif.objects()
+    end = max((d.end for d in used), default=sif.header.data_offset)
+    header = replace(
+        sif.header,
+        descriptors_free=len(sif.descriptors) - len(used),
+        data_bytes=max(0, end - sif.header.data_offset),
+    )
+    return Sif(header, sif.descriptors)
 
 
 def _signed_part(descriptor: Descriptor) -> Descriptor:
@@ -249,14 +266,7 @@ def _signed_part(descriptor: Descriptor) -> Descriptor:
 
 def _without_signatures(sif: Sif) -> Sif:
     """``sif`` as it was before its signatures were added: they are the last objects of the file."""
-    empty = Descriptor(*_DESCRIPTOR.unpack(bytes(_DESCRIPTOR.size)))
-    kept = tuple(d if d.used and d.kind != SIGNATURE else empty for d in sif.descriptors)
-    used = [d for d in kept if d.used]
-    end = max((d.end for d in used), default=sif.header.data_offset)
-    header = replace(
-        sif.header, descriptors_free=len(kept) - len(used), data_bytes=max(0, end - sif.header.data_offset)
-    )
-    return Sif(header, kept)
+    return _counted(Sif(sif.header, tuple(d if d.used and d.kind != SIGNATURE else _UNUSED for d in sif.descriptors)))
 
 
 def _image_id(stream: BinaryIO, sif: Sif) -> bytes:
