@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.catalog.catalog import BaseOrigin, Catalog, Manifest
+from harness.definition.reproducible import EPOCH
 from harness.definition.tutorial_image import definition_key, tutorial_definition
-from harness.definition.writer import EPOCH
 from harness.errors import UserError
 from harness.files import sha256_of
 from harness.image.build import COMPRESSION, ImageBuilder, exclusive

@@ -15,10 +15,6 @@ LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
 )
 
-# 2026-11-01 00:00 UTC, the month in which this project began: every file of ours and everything that a build writes is
-# newer, and is given this time; what base images and packages bring is mostly older and keeps its own.
-EPOCH = 1793491200
-
 
 def write_definition(definition: Definition) -> str:
     """The definition file: plain Apptainer, readable, the same text for the same definition."""

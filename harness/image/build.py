@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.definition.model import Definition
+from harness.definition.reproducible import EPOCH, reproducible
 from harness.definition.tutorial_image import definition_key, on_top, stack_definition
-from harness.definition.writer import EPOCH, write_definition
+from harness.definition.writer import write_definition
 from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
 from harness.image.engine import Engine
 from harness.image.lend import prepare
 from harness.image.process import run_command
 from harness.image.sif import normalise
+from harness.image.workplace import link_sources, make_home, public_name
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack import Stack, load_stack
@@ -64,14 +66,15 @@ class ImageBuilder:
             SpecError: the definition cannot be made. HarnessError: the build, a test in it, or the base failed.
         """
         stage, base = self._stack_stage(load_stack(self.project, tutorial.stack), variant)
-        child = on_top(self.project, Definition("localimage", str(stage)), tutorial, variant)
-        self._apptainer_build(child, target, image_name(tutorial.stem, variant))
+        parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
+        child = reproducible(on_top(self.project, parent, tutorial, variant))
+        self._apptainer_build(child, target, image_name(tutorial.stem, variant), stage=stage)
         normalise(target, EPOCH)
         return base
 
     def _stack_stage(self, stack: Stack, variant: Variant) -> tuple[Path, BaseImage]:
         """The stack's image, from the cache where its inputs are unchanged, and the base it stands on."""
-        definition = stack_definition(self.project, stack, variant)
+        definition = reproducible(stack_definition(self.project, stack, variant))
         name = f"{stack.name}.{variant}"
         reference = dict(definition.arguments).get(BASE_ARGUMENT)
         if reference is None:
@@ -105,10 +108,15 @@ class ImageBuilder:
         target: Path,
         name: str,
         *,
+        stage: Path | None = None,
         base: BaseImage | None = None,
         extra_indexes: list[str] | None = None,
     ) -> None:
-        """Run ``apptainer build``; its %test runs before ``target`` is complete. The full output goes to a log."""
+        """Run ``apptainer build``; its %test runs before ``target`` is complete. The full output goes to a log.
+
+        Args:
+            stage: the image that a ``localimage`` definition stands on, under whatever name the definition has for it.
+        """
         temporary_root = self.cache / "tmp"
         logs = self.cache / "logs"
         for folder in (temporary_root, logs, self.cache / "apptainer"):
@@ -118,15 +126,19 @@ class ImageBuilder:
         try:
             recipe = work / f"{name}.def"
             recipe.write_text(write_definition(definition), encoding="utf-8")
+            if stage is not None:
+                (work / definition.base).symlink_to(stage.absolute())
             lent_folder = work / "lent"
             lent_folder.mkdir()
             lent = prepare(lent_folder, extra_indexes or [])
-            command = [str(self.engine.path), "build", "--fakeroot", "--mksquashfs-args", MKSQUASHFS_ARGUMENTS]
+            command = [str(self.engine.path), "build", "--force", "--fakeroot", "--mksquashfs-args", MKSQUASHFS_ARGUMENTS]
             for bind in lent.binds:
                 command += ["--bind", bind]
             if base is not None:
-                command += ["--build-arg", f"{BASE_ARGUMENT}={base.resolved}"]
-            command += [str(target), str(recipe)]
+                command += ["--build-arg", f"{BASE_ARGUMENT}={public_name(base)}"]
+            command += [str(target.absolute()), recipe.name]
+            environment = self._environment(work, base)
+            link_sources(work, self.project.root, definition)
             with log.open("w", encoding="utf-8") as stream:
 
                 def on_line(line: str) -> None:
@@ -134,9 +146,7 @@ class ImageBuilder:
                     stream.flush()
                     self.progress(f"{name}: {line}")
 
-                run_command(
-                    command, cwd=self.project.root, env=self._environment(work, base), on_line=on_line, umask=0o022
-                )
+                run_command(command, cwd=work, env=environment, on_line=on_line, umask=0o022)
         except CommandError as error:
             raise explain_failure(error, name, log, self.cache) from error
         finally:
@@ -150,7 +160,9 @@ class ImageBuilder:
         variables |= {
             "TMPDIR": str(scratch),
             f"{prefix}_TMPDIR": str(scratch),
-            f"{prefix}_CACHEDIR": str(self.cache / "apptainer"),
+            f"{prefix}_CACHEDIR": str(self.cache.absolute() / "apptainer"),
+            "HOME": str(make_home(work / "home", Path.home(), base)),
+            "SOURCE_DATE_EPOCH": str(EPOCH),  # for mksquashfs: newer times become this one
         }
         if base is not None and base.insecure_http:
             variables[f"{prefix}_NOHTTPS"] = "1"
