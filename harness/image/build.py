@@ -131,7 +131,14 @@ class ImageBuilder:
             lent_folder = work / "lent"
             lent_folder.mkdir()
             lent = prepare(lent_folder, extra_indexes or [])
-            command = [str(self.engine.path), "build", "--force", "--fakeroot", "--mksquashfs-args", MKSQUASHFS_ARGUMENTS]
+            command = [
+                str(self.engine.path),
+                "build",
+                "--force",
+                "--fakeroot",
+                "--mksquashfs-args",
+                MKSQUASHFS_ARGUMENTS,
+            ]
             for bind in lent.binds:
                 command += ["--bind", bind]
             if base is not None:
