@@ -10,7 +10,7 @@ SITE ?= default
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test lint setup engine scheduler bases build-sif defs jobs submit check status report list doctor cluster \
+.PHONY: help demo test test-all lint setup engine scheduler bases build-sif defs jobs submit check status report list doctor cluster \
 	cluster-stop lock format clean
 
 help: ## This list
@@ -24,6 +24,9 @@ test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests
 	$(MACHINE) slurm registry test
 	$(MAKE) --no-print-directory lint
 	.venv/bin/pytest
+
+test-all: test ## And what takes minutes: the real CPU image, built twice, is the same file
+	.venv/bin/pytest -m slow
 
 lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the generated files
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

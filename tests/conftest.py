@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster_fixtures import short_dir, slurm, slurm_cluster, wait_for  # noqa: F401
 from tiny_project import REPOSITORY, harness, make_tiny_project
+
+from harness.image.keys import KEY_VARIABLE, signing_key
 
 NO_ENGINE = "no apptainer or singularity: scripts/install-apptainer; `make test` installs it"
 
@@ -17,6 +20,18 @@ NO_ENGINE = "no apptainer or singularity: scripts/install-apptainer; `make test`
 def cache() -> Path:
     """A cache for bases and stages; HARNESS_TEST_CACHE puts it elsewhere."""
     return Path(os.environ.get("HARNESS_TEST_CACHE") or REPOSITORY / "cache" / "test")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signing_key_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests never make or use the key of the person who runs them."""
+    home = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("config"))}
+    if shutil.which("openssl"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(KEY_VARIABLE, str(signing_key(home).path))
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Layout, below the catalog's root::
     images/<name>/<sha256>.json   its manifest
     images/<name>/current.sif     link to the image jobs use
     images/<name>/.building-*     being written; not an image yet
+    keys/*.pem                    public keys: images signed by one of them are this catalog's
 """
 
 from __future__ import annotations
@@ -43,7 +44,15 @@ class BaseOrigin(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What is known of a published image. ``built_at`` is UTC, ISO 8601; ``bytes`` the size of the file."""
+    """What is known of a published image.
+
+    Attributes:
+        sha256: of the file.
+        content_sha256: of the file without its signature: the same whoever signed it.
+        signed_by: fingerprint of the key; None for an image from before images were signed.
+        bytes: size of the file.
+        built_at: UTC, ISO 8601.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -51,6 +60,8 @@ class Manifest(BaseModel):
     stack: str
     variant: str
     sha256: str
+    content_sha256: str | None = None
+    signed_by: str | None = None
     bytes: int
     definition_sha256: str
     base: BaseOrigin
@@ -65,6 +76,11 @@ class Catalog:
     """A catalog folder. It need not exist yet."""
 
     root: Path
+
+    @property
+    def keys(self) -> Path:
+        """The folder of the public keys that this catalog trusts."""
+        return self.root / "keys"
 
     def folder(self, name: str) -> Path:
         return self.root / "images" / name

@@ -17,8 +17,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.definition.model import Definition
-from harness.definition.tutorial_image import definition_key, on_top, stack_definition, tutorial_definition
+from harness.definition.model import Definition, Layer
+from harness.definition.reproducible import EPOCH, reproducible
+from harness.definition.tutorial_image import (
+    definition_key,
+    on_top,
+    stack_definition,
+    tutorial_definition,
+    tutorial_layer,
+)
 from harness.definition.writer import write_definition
 from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
@@ -26,6 +33,8 @@ from harness.image.engine import Engine
 from harness.image.lend import prepare
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.process import run_command
+from harness.image.sif import normalise
+from harness.image.workplace import link_sources, make_home, public_name
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack import Stack, load_stack
@@ -58,7 +67,7 @@ class ImageBuilder:
     use_overlay: bool = True
 
     def build(self, tutorial: Tutorial, variant: Variant, target: Path) -> BaseImage:
-        """Build one tutorial's image to ``target``, its tests included; ``target`` is missing where that fails.
+        """Build one tutorial's image, tested, not signed, to ``target``, which is missing where that fails.
 
         Returns:
             The base it stands on.
@@ -68,32 +77,36 @@ class ImageBuilder:
         """
         name = image_name(tutorial.stem, variant)
         stage, base = self._stack_stage(load_stack(self.project, tutorial.stack), variant)
-        definition = tutorial_definition(self.project, tutorial, variant)
-        if self.use_overlay and qualifies(definition.layers[-1]):
-            self._add_layer(definition, stage, target, name)
+        layer = tutorial_layer(self.project, tutorial, variant)
+        if self.use_overlay and qualifies(layer):
+            self._add_layer(tutorial_definition(self.project, tutorial, variant), layer, stage, target, name)
         else:
-            child = on_top(self.project, Definition("localimage", str(stage)), tutorial, variant)
-            self._apptainer_build(child, target, name)
+            parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
+            child = reproducible(on_top(self.project, parent, tutorial, variant))
+            self._apptainer_build(child, target, name, stage=stage)
+        normalise(target, EPOCH)
         return base
 
-    def _add_layer(self, definition: Definition, stage: Path, target: Path, name: str) -> None:
+    def _add_layer(self, definition: Definition, layer: Layer, stage: Path, target: Path, name: str) -> None:
         """Copy the stack's image, add the tutorial's layer to it, and run the definition's tests in the result."""
         self.progress(f"{name}: adding its layer")
         with self._work_folder(name) as work:
             metadata = read_stage(self.engine, stage)
-            files = overlay_files(definition, self.project.root, metadata)
+            files = overlay_files(definition, layer, self.project.root, metadata)
+            environment = self._environment(work, None)
             try:
-                add_overlay(self.engine, stage, target, files, metadata, work, MKSQUASHFS_ARGUMENTS.split())
+                packing = MKSQUASHFS_ARGUMENTS.split()
+                add_overlay(self.engine, stage, target, files, metadata, work, packing, environment)
                 self.progress(f"{name}: Running testscript")
                 test = [str(self.engine.path), "test", *self.engine.run_flags(), "--cleanenv", "--no-home", str(target)]
-                self._logged(test, name, None)
+                self._logged(test, name, environment, work)
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
 
     def _stack_stage(self, stack: Stack, variant: Variant) -> tuple[Path, BaseImage]:
         """The stack's image, from the cache where its inputs are unchanged, and the base it stands on."""
-        definition = stack_definition(self.project, stack, variant)
+        definition = reproducible(stack_definition(self.project, stack, variant))
         name = f"{stack.name}.{variant}"
         reference = dict(definition.arguments).get(BASE_ARGUMENT)
         if reference is None:
@@ -127,26 +140,42 @@ class ImageBuilder:
         target: Path,
         name: str,
         *,
+        stage: Path | None = None,
         base: BaseImage | None = None,
         extra_indexes: list[str] | None = None,
     ) -> None:
-        """Run ``apptainer build``; its %test runs before ``target`` is complete. The full output goes to a log."""
+        """Run ``apptainer build``; its %test runs before ``target`` is complete. The full output goes to a log.
+
+        Args:
+            stage: the image that a ``localimage`` definition stands on, under whatever name the definition has for it.
+        """
         with self._work_folder(name) as work:
             recipe = work / f"{name}.def"
             recipe.write_text(write_definition(definition), encoding="utf-8")
+            if stage is not None:
+                (work / definition.base).symlink_to(stage.absolute())
             lent_folder = work / "lent"
             lent_folder.mkdir()
             lent = prepare(lent_folder, extra_indexes or [])
-            command = [str(self.engine.path), "build", "--fakeroot", "--mksquashfs-args", MKSQUASHFS_ARGUMENTS]
+            command = [
+                str(self.engine.path),
+                "build",
+                "--force",
+                "--fakeroot",
+                "--mksquashfs-args",
+                MKSQUASHFS_ARGUMENTS,
+            ]
             for bind in lent.binds:
                 command += ["--bind", bind]
             if base is not None:
-                command += ["--build-arg", f"{BASE_ARGUMENT}={base.resolved}"]
-            command += [str(target), str(recipe)]
-            self._logged(command, name, self._environment(work, base))
+                command += ["--build-arg", f"{BASE_ARGUMENT}={public_name(base)}"]
+            command += [str(target.absolute()), recipe.name]
+            environment = self._environment(work, base)
+            link_sources(work, self.project.root, definition)
+            self._logged(command, name, environment, work)
 
-    def _logged(self, command: list[str], name: str, environment: dict[str, str] | None) -> None:
-        """Run a command whose full output goes to the name's log and line by line to the progress.
+    def _logged(self, command: list[str], name: str, environment: dict[str, str], folder: Path) -> None:
+        """Run a command in ``folder``; its output goes to the name's log and line by line to the progress.
 
         Raises:
             HarnessError: it failed, in one line.
@@ -161,7 +190,7 @@ class ImageBuilder:
                     stream.flush()
                     self.progress(f"{name}: {line}")
 
-                run_command(command, cwd=self.project.root, env=environment, on_line=on_line, umask=0o022)
+                run_command(command, cwd=folder, env=environment, on_line=on_line, umask=0o022)
         except CommandError as error:
             raise explain_failure(error, name, log, self.cache) from error
 
@@ -189,7 +218,9 @@ class ImageBuilder:
         variables |= {
             "TMPDIR": str(scratch),
             f"{prefix}_TMPDIR": str(scratch),
-            f"{prefix}_CACHEDIR": str(self.cache / "apptainer"),
+            f"{prefix}_CACHEDIR": str(self.cache.absolute() / "apptainer"),
+            "HOME": str(make_home(work / "home", Path.home(), base)),
+            "SOURCE_DATE_EPOCH": str(EPOCH),  # for mksquashfs: newer times become this one
         }
         if base is not None and base.insecure_http:
             variables[f"{prefix}_NOHTTPS"] = "1"

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,18 +90,18 @@ def qualifies(layer: Layer) -> bool:
     return not layer.commands
 
 
-def overlay_files(definition: Definition, root: Path, stage: StageMetadata) -> list[OverlayFile]:
-    """What the last layer of ``definition`` adds to an image that holds the layers below it.
+def overlay_files(definition: Definition, layer: Layer, root: Path, stage: StageMetadata) -> list[OverlayFile]:
+    """What ``layer`` adds to an image that holds the other layers of ``definition``.
 
     Args:
         definition: the whole image's.
+        layer: the one to add; it qualifies.
         root: the checkout, where the layer's sources are.
         stage: what the image of the layers below says of itself.
 
     Raises:
         HarnessError: a source is missing, or the stage was not built by an engine whose layout is known here.
     """
-    layer = definition.layers[-1]
     files = [_copied(root / c.source, c.target) for c in layer.files]
     header, mark, _ = stage.environment.partition(ENVIRONMENT_MARK)
     if not mark:
@@ -148,6 +148,7 @@ def add_overlay(
     metadata: StageMetadata,
     work: Path,
     packing: list[str],
+    environment: Mapping[str, str],
 ) -> None:
     """Write ``target``: a copy of ``stage`` with ``files`` as an overlay partition, and what the engine shows of it.
 
@@ -155,6 +156,7 @@ def add_overlay(
         metadata: what ``stage`` says of itself.
         work: an empty folder for temporary files.
         packing: mksquashfs options for compression.
+        environment: of the programs; ``SOURCE_DATE_EPOCH`` in it is the newest time in the layer.
 
     Raises:
         CommandError: packing or adding failed. OSError: no space, or ``target`` cannot be written.
@@ -168,13 +170,15 @@ def add_overlay(
     for folder in [tree, *(p for p in tree.rglob("*") if p.is_dir())]:
         folder.chmod(0o755)
     pack = ["mksquashfs", str(tree), str(packed), *packing, "-all-root", "-no-xattrs", "-no-progress", "-quiet"]
-    run_command(pack, what="packing the tutorial's layer", fix="scripts/install-apptainer brings mksquashfs")
+    run_command(
+        pack, env=environment, what="packing the tutorial's layer", fix="scripts/install-apptainer brings mksquashfs"
+    )
     shutil.copyfile(stage, target)
     target.chmod(0o755)
 
     def sif(*words: str | Path) -> str:
         command = [str(engine.path), "sif", *map(str, words)]
-        return run_command(command, what="adding the tutorial's layer", where=str(target)).output
+        return run_command(command, env=environment, what="adding the tutorial's layer", where=str(target)).output
 
     # `apptainer inspect` and `run-help` read these two objects instead of starting the image.
     inspection, recipe = work / INSPECTION_OBJECT, work / "definition"

@@ -85,6 +85,7 @@ def submit_run(
         environment={
             "RUN_ID": run.run_id,
             "PRESET": preset,
+            "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
             "IMAGE": str(project_catalog(project, site).image_file(image.name, image.sha256)),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
         },

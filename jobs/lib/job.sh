@@ -3,12 +3,13 @@
 #
 #   job_begin TUTORIAL NAME VARIANT   who we are; makes the run folder
 #   job_need_gpus N                   fail unless N GPUs are visible; adds --nv
-#   job_need_image                    fail unless the image is there and is the one that was published
+#   job_need_image                    fail unless the image is there, whole, and signed by a key the catalog trusts
 #   job_offer_data ROOT               give the program the site's data root
 #   job_check_data FOLDERS FILE...    fail where a data set is there, but not whole
 #   job_step STEP [OPTIONS]           run one step inside the image
 #
-# A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file), CATALOG, DATA (data root), RUN_ID.
+# A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file), CATALOG, DATA (data root), RUN_ID,
+# ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed).
 
 set -euo pipefail
 umask 022
@@ -53,7 +54,7 @@ job_begin() {
     trap 'job_end $?' EXIT
     trap 'exit 143' TERM
 
-    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' DEFINITION_SHA256='' DATA_ROOT='' DATA_BIND=() NV=()
+    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' DEFINITION_SHA256='' SIGNED_BY='' DATA_ROOT='' DATA_BIND=() NV=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
     [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
@@ -68,7 +69,7 @@ job_record() { # job.json, replaced whole
         echo '{'
         local name
         for name in TUTORIAL VARIANT PRESET RUN_ID ATTEMPT JOB_ID NODE IMAGE IMAGE_SHA256 DEFINITION_SHA256 \
-            GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT; do
+            SIGNED_BY GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT; do
             printf '  "%s": %s,\n' "${name,,}" "$(job_json "${!name:-}")"
         done
         printf '  "host": %s\n}\n' "$(job_json "$(hostname)")"
@@ -117,7 +118,30 @@ job_need_image() {
             job_fail "$IMAGE is damaged (its content is sha256 $IMAGE_SHA256)" "remove it and build again"
         DEFINITION_SHA256=$(sed -n 's/.*"definition_sha256": *"\([0-9a-f]*\)".*/\1/p' "${IMAGE%.sif}.json")
     fi
+    job_verify_signature
     job_record
+}
+
+job_verify_signature() { # sets SIGNED_BY to the name of the catalog's key
+    if [ "${ALLOW_UNSIGNED:-}" = 1 ]; then
+        echo "note: ALLOW_UNSIGNED=1, so nobody vouches for $IMAGE"
+        return
+    fi
+    local keys=${CATALOG:-catalog}/keys key said reason='' again="build it again: make build-sif TUT=$TUTORIAL"
+    for key in "$keys"/*.pem; do
+        [ -r "$key" ] || continue
+        if said=$("$ENGINE" verify --all --key "$key" "$IMAGE" 2>&1); then
+            SIGNED_BY=$(basename "$key" .pem)
+            return
+        fi
+        case $said in
+            *'signature not found'*) reason='is not signed' ;;
+            *'accepted signatures do not match'*) reason=${reason:-"was not signed by a key in $keys"} ;;
+            *) reason="was changed after it was signed, or is no image (${said##*$'\n'})" ;;
+        esac
+    done
+    job_fail "$IMAGE ${reason:-cannot be verified: no key in $keys}" \
+        "$again VARIANT=$VARIANT, or set ALLOW_UNSIGNED=1 if it is your own"
 }
 
 job_offer_data() { # the site's data root; DATA wins over it
@@ -155,7 +179,8 @@ job_step() { # STEP [OPTIONS]
     local variables=(
         HARNESS_RUN_DIR="$RUN_DIR" HARNESS_RUN_ID="$RUN_ID" HARNESS_ATTEMPT="$ATTEMPT" HARNESS_TUTORIAL="$TUTORIAL"
         HARNESS_VARIANT="$VARIANT" HARNESS_PRESET="$PRESET" HARNESS_STEP="$step" HARNESS_IMAGE_PATH="$IMAGE"
-        HARNESS_IMAGE_SHA256="$IMAGE_SHA256" HARNESS_DEFINITION_SHA256="$DEFINITION_SHA256" HARNESS_JOB_ID="$JOB_ID"
+        HARNESS_IMAGE_SHA256="$IMAGE_SHA256" HARNESS_IMAGE_SIGNED_BY="$SIGNED_BY"
+        HARNESS_DEFINITION_SHA256="$DEFINITION_SHA256" HARNESS_JOB_ID="$JOB_ID"
         HARNESS_GIT_REVISION="$(git rev-parse HEAD 2>/dev/null || true)"
         HARNESS_GPUS_REQUESTED="$GPUS" HARNESS_GPU_SHARED="$GPU_SHARED" HARNESS_NODE="$NODE"
         HARNESS_DATA_DIR="${DATA_BIND[0]:+/data}" HARNESS_SUBMITTED_AT="$SUBMITTED_AT"
