@@ -18,10 +18,11 @@ from pathlib import Path
 
 from harness.definition.model import Definition
 from harness.definition.reproducible import EPOCH, reproducible
-from harness.definition.tutorial_image import definition_key, on_top, stack_definition
+from harness.definition.tutorial_image import definition_key, on_top, stack_definition, tutorial_definition
 from harness.definition.writer import write_definition
 from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
+from harness.image.contents import ImageLock, base_of, embed, tool_versions
 from harness.image.engine import Engine
 from harness.image.lend import prepare
 from harness.image.process import run_command
@@ -69,6 +70,18 @@ class ImageBuilder:
         parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
         child = reproducible(on_top(self.project, parent, tutorial, variant))
         self._apptainer_build(child, target, image_name(tutorial.stem, variant), stage=stage)
+        lock = ImageLock(
+            name=image_name(tutorial.stem, variant),
+            tutorial=tutorial.id,
+            stack=tutorial.stack,
+            variant=variant,
+            definition_sha256=definition_key(self.project, tutorial_definition(self.project, tutorial, variant)),
+            base=base_of(base),
+            compression=COMPRESSION,
+            epoch=EPOCH,
+            tools=tool_versions(self.engine),
+        )
+        embed(self.engine, target, lock)
         normalise(target, EPOCH)
         return base
 
