@@ -9,6 +9,15 @@ from harness.definition.words import shell_word
 # A build sees none of the machine's package configuration. `harness build` lends it as a folder bound here: /mnt is
 # there in every base, so nothing stays behind in the image.
 LENT_FOLDER = "/mnt"
+
+# While it builds, the engine shows the *host's* /tmp and /var/tmp: the `rm -rf /tmp/*` of many a Dockerfile would
+# remove what everybody on this machine has there, and what a RUN leaves in /tmp would not be in the image, as with
+# Docker it is. The image's own folders are below those mounts; a second view of the root shows them.
+OWN_TEMPORARY_FOLDERS = """\
+for folder in /tmp /var/tmp; do # the image's own, not the host's
+    mount --bind / /mnt && mount --bind "/mnt$folder" "$folder" && umount /mnt ||
+        { echo "error: cannot leave the host's $folder" >&2; exit 1; }
+done"""
 LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/pip.conf ]; then export PIP_CONFIG_FILE={LENT_FOLDER}/pip.conf; fi",
     f"if [ -f {LENT_FOLDER}/ca.pem ]; then export PIP_CERT={LENT_FOLDER}/ca.pem SSL_CERT_FILE={LENT_FOLDER}/ca.pem; fi",
@@ -49,7 +58,13 @@ def _post(definition: Definition) -> list[str]:
     if not commands:
         return []
     # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
-    lines = ["umask 022", *LENT_BY_THE_BUILDER, *([COPY_FUNCTION] if is_staged else []), *commands]
+    lines = [
+        "umask 022",
+        OWN_TEMPORARY_FOLDERS,
+        *LENT_BY_THE_BUILDER,
+        *([COPY_FUNCTION] if is_staged else []),
+        *commands,
+    ]
     if is_staged:
         lines.append(f"rm -rf {STAGING}")
     return [line for command in lines for line in command.splitlines()]

@@ -29,6 +29,7 @@ from harness.definition.tutorial_image import (
 from harness.definition.writer import write_definition
 from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
+from harness.image.contents import ImageLock, base_of, embed, tool_versions
 from harness.image.engine import Engine
 from harness.image.lend import prepare
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
@@ -78,12 +79,25 @@ class ImageBuilder:
         name = image_name(tutorial.stem, variant)
         stage, base = self._stack_stage(load_stack(self.project, tutorial.stack), variant)
         layer = tutorial_layer(self.project, tutorial, variant)
+        definition = tutorial_definition(self.project, tutorial, variant)
         if self.use_overlay and qualifies(layer):
-            self._add_layer(tutorial_definition(self.project, tutorial, variant), layer, stage, target, name)
+            self._add_layer(definition, layer, stage, target, name)
         else:
             parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
             child = reproducible(on_top(self.project, parent, tutorial, variant))
             self._apptainer_build(child, target, name, stage=stage)
+        lock = ImageLock(
+            name=name,
+            tutorial=tutorial.id,
+            stack=tutorial.stack,
+            variant=variant,
+            definition_sha256=definition_key(self.project, definition),
+            base=base_of(base),
+            compression=COMPRESSION,
+            epoch=EPOCH,
+            tools=tool_versions(self.engine),
+        )
+        embed(self.engine, target, lock)
         normalise(target, EPOCH)
         return base
 

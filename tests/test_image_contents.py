@@ -1,0 +1,189 @@
+"""What an image says of itself: lock, bill of materials, and whether it can be built again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_project import harness
+
+from harness.catalog.catalog import Catalog
+from harness.errors import HarnessError
+from harness.files import sha256_of
+from harness.image.base import BaseRecord
+from harness.image.compare import compare_trees, differences
+from harness.image.contents import base_of, read_lock, read_sbom
+from harness.image.packages import Package, parse_packages
+from harness.image.sbom import package_url, spdx_document
+
+NAME = "tutorial2.cpu"
+
+
+@pytest.fixture
+def image(built_project: Path) -> Path:
+    return Catalog(built_project / "catalog").current_link(NAME).resolve()
+
+
+@pytest.mark.apptainer
+def test_the_lock_inside_says_what_the_image_was_made_from(built_project: Path, image: Path) -> None:
+    manifest = Catalog(built_project / "catalog").current(NAME)
+    assert manifest is not None
+    lock = read_lock(image)
+    assert (lock.name, lock.tutorial, lock.stack, lock.variant) == (NAME, "xscow-2", "tiny", "cpu")
+    assert lock.definition_sha256 == manifest.definition_sha256
+    assert lock.base["digest"] == manifest.base.digest
+    assert set(lock.tools) == {"mksquashfs", "tutorial-harness", manifest.builder.split()[0]}
+    assert "unknown" not in lock.tools.values()
+    if lock.base["origin"] == "bootstrapped":
+        assert lock.base["details"]["packages"]["dpkg"]
+
+
+@pytest.mark.apptainer
+def test_the_bill_of_materials_lists_the_packages_and_is_valid_spdx(image: Path) -> None:
+    sbom = read_sbom(image)
+    packages = {p["name"]: p for p in sbom["packages"]}
+    assert packages["python3"]["versionInfo"].startswith("3.11")
+    assert packages["dpkg"]["externalRefs"][0]["referenceLocator"].startswith("pkg:deb/debian/dpkg@1.21")
+    check_spdx(sbom)
+
+
+def check_spdx(document: object) -> None:
+    """What the SPDX 2.3 specification demands of the parts we write; the reference validator where it is installed."""
+    assert isinstance(document, dict)
+    identifiers = [document["SPDXID"], *(p["SPDXID"] for p in document["packages"])]
+    assert len(set(identifiers)) == len(identifiers)
+    assert all(re.fullmatch(r"SPDXRef-[A-Za-z0-9.-]+", identifier) for identifier in identifiers)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", document["creationInfo"]["created"])
+    assert document["relationships"][0]["relationshipType"] == "DESCRIBES"
+    assert {r["relatedSpdxElement"] for r in document["relationships"]} == set(identifiers[1:])
+    try:
+        from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
+        from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+    except ImportError:
+        return
+    assert validate_full_spdx_document(JsonLikeDictParser().parse(document)) == []
+
+
+def test_packages_are_read_from_what_an_image_prints() -> None:
+    text = (
+        "distribution: ubuntu\n--end-of-record--\n"
+        "Package: tar\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.34+x\nDescription: a\n b\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n--end-of-record--\n"
+        "Metadata-Version: 2.4\nName: Scikit_Learn\nVersion: 1.5\nLicense-Expression: BSD-3-Clause\n--end-of-record--\n"
+        "Metadata-Version: 2.1\nName: old\nVersion: 2\nLicense: some words\n--end-of-record--\n"
+    )
+    packages = parse_packages(text)
+    assert packages == [
+        Package("deb", "tar", "1:1.34+x", "amd64", "ubuntu"),
+        Package("pypi", "Scikit_Learn", "1.5", licence="BSD-3-Clause"),
+        Package("pypi", "old", "2"),
+    ]
+    assert package_url(packages[0]) == "pkg:deb/ubuntu/tar@1%3A1.34%2Bx?arch=amd64"
+    assert package_url(packages[1]) == "pkg:pypi/scikit-learn@1.5"
+    check_spdx(spdx_document("name", "0" * 64, packages, 0))
+    check_spdx(spdx_document("name", "0" * 64, [], 0))
+
+
+def test_a_lock_does_not_depend_on_which_registry_answered() -> None:
+    records = [
+        BaseRecord("debian", "sha256:1", "registry", details={"registry": registry})
+        for registry in ("docker.io", "mirror.example")
+    ]
+    assert base_of(records[0]) == base_of(records[1])
+
+
+@pytest.mark.apptainer
+def test_inspect_reads_well_and_fails_for_an_image_that_nobody_trusted_signed(
+    built_project: Path, image: Path, tmp_path: Path
+) -> None:
+    shown = harness(built_project, "inspect", "2")
+    assert shown.returncode == 0, shown.stderr
+    rows = dict(line.split(None, 1) for line in shown.stdout.splitlines())
+    assert rows["signature"].startswith("good, SHA256:")
+    assert "debian:bookworm-slim sha256:" in rows["base"]
+    assert "pkg:deb/debian/tar@" in harness(built_project, "inspect", str(image), "--packages").stdout
+
+    copy = Path(shutil.copyfile(image, tmp_path / "copy.sif"))
+    other = harness(built_project, "inspect", str(copy), env={"CATALOG": str(tmp_path / "nobody")})
+    assert other.returncode == 1
+    assert "NOT TRUSTED" in other.stdout
+    missing = harness(built_project, "inspect", "nowhere.sif")
+    assert missing.returncode == 2
+    copy.write_bytes(copy.read_bytes()[:100])
+    assert harness(built_project, "inspect", str(copy)).stderr.count("\n") == 1
+
+
+@pytest.mark.apptainer
+def test_rebuild_gives_the_same_image_or_says_which_files_differ(built_project: Path, cache: Path) -> None:
+    environment = {"HARNESS_CACHE": str(cache)}
+    again = harness(built_project, "rebuild", "--verify", "2", env=environment)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "byte for byte" in again.stdout
+    assert harness(built_project, "rebuild", "2", env=environment).returncode == 2
+
+
+@pytest.mark.apptainer
+def test_rebuild_names_the_file_that_differs(project: Path, image: Path, tmp_path: Path) -> None:
+    """The stack's packages come from a mirror that may move: here a file that a build makes up."""
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(dockerfile.read_text() + "RUN cat /proc/sys/kernel/random/uuid >/opt/stack/id\n")
+    assert harness(project, "build", "2").returncode == 0
+    again = harness(project, "rebuild", "--verify", "2")
+    assert again.returncode == 1
+    assert again.stdout.splitlines() == ["opt/stack/id: content"]
+    assert "gave another image" in again.stderr.strip().splitlines()[-1]
+
+    built = Catalog(project / "catalog").current_link(NAME).resolve()
+    assert differences(built, built, tmp_path) == []
+    found = differences(image, built, tmp_path)
+    assert {"opt/stack/id: only in the second", "lock.json: content", "inspect-metadata.json: content"} >= set(
+        found[-1:]
+    )
+    assert "opt/stack/id: only in the second" in found
+
+    # A checkout that is not what the image was built from cannot judge it.
+    dockerfile.write_text(dockerfile.read_text() + "RUN true\n")
+    refused = harness(project, "rebuild", "--verify", "2")
+    assert refused.returncode == 2
+    assert "git_revision" in refused.stderr
+
+
+def test_trees_are_compared_by_everything_a_user_can_see(tmp_path: Path) -> None:
+    trees = [tmp_path / "a", tmp_path / "b"]
+    for tree in trees:
+        (tree / "folder").mkdir(parents=True)
+        for name in ("same", "content", "mode", "time", "gone"):
+            (tree / "folder" / name).write_text("x")
+        (tree / "link").symlink_to("one")
+        for path in tree.rglob("*"):
+            os.utime(path, (1, 1), follow_symlinks=False)
+    other = trees[1] / "folder"
+    (other / "content").write_text("y")
+    os.utime(other / "content", (1, 1))
+    (other / "mode").chmod(0o600)
+    os.utime(other / "time", (2, 2))
+    (other / "gone").unlink()
+    os.utime(other, (1, 1))
+    (trees[1] / "link").unlink()
+    (trees[1] / "link").symlink_to("two")
+    os.utime(trees[1] / "link", (1, 1), follow_symlinks=False)
+    assert list(compare_trees(*trees)) == [
+        "folder/content: content",
+        "folder/gone: only in the first",
+        "folder/mode: mode",
+        "folder/time: modified",
+        "link: content",
+    ]
+
+
+@pytest.mark.apptainer
+def test_an_image_of_somebody_else_has_no_lock_and_that_is_said(cache: Path, built_project: Path) -> None:
+    stage = next((cache / "stages").glob("tiny.cpu-*.sif"))
+    with pytest.raises(HarnessError, match="not built by this project"):
+        read_lock(stage)
+    assert sha256_of(stage)
+    assert json.dumps(read_sbom(Catalog(built_project / "catalog").current_link(NAME)))
