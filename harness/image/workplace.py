@@ -58,7 +58,7 @@ def private_temporaries(work: Path) -> list[str]:
     """
     binds = []
     for inside in ("/tmp", "/var/tmp"):
-        folder = work / inside.strip("/").replace("/", "-") / "of-post"
+        folder = work / "post" / inside.strip("/").replace("/", "-")
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o1777)
         binds.append(f"{folder}:{inside}")
