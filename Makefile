@@ -10,7 +10,7 @@ SITE ?= default
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all lint setup engine scheduler bases build-sif defs jobs submit check status report list doctor cluster \
+.PHONY: help demo test test-all lint setup engine scheduler bases build-sif inspect rebuild defs jobs submit check status report list doctor cluster \
 	cluster-stop lock format clean
 
 help: ## This list
@@ -37,6 +37,12 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
 	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE)
+
+inspect: setup ## Show who signed the image of TUT, what it was made from, and its packages
+	$(HARNESS) inspect $(TUT) --variant $(VARIANT) --site $(SITE)
+
+rebuild: engine bases ## Build the image of TUT again, from nothing, and show every file that differs
+	$(HARNESS) rebuild --verify $(TUT) --variant $(VARIANT) --site $(SITE)
 
 defs: setup ## Write defs/*.def from the tutorials and their stacks
 	$(HARNESS) defs

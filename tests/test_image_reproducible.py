@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,29 @@ def test_a_base_keeps_its_public_name_whoever_serves_it(
     assert (home / ".docker").is_dir()
     written = (home / ".config/containers/registries.conf").read_text()
     assert (f'location = "{location}"\ninsecure = true' in written) if location else written == ""
+
+
+@needs_engine
+@pytest.mark.apptainer
+def test_a_build_neither_sees_nor_can_empty_the_temporary_folders_of_the_machine(project: Path) -> None:
+    """The build lists them, and writes; a marker of ours lies in both of the machine's."""
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(
+        dockerfile.read_text() + "RUN ls -A /tmp /var/tmp >/opt/stack/seen && touch /tmp/mark /var/tmp/mark\n"
+    )
+    markers = [Path(tempfile.mkdtemp(prefix="harness-marker-", dir=folder)) for folder in ("/tmp", "/var/tmp")]
+    try:
+        done = harness(project, "build", "2")
+        assert done.returncode == 0, done.stderr
+    finally:
+        for marker in markers:
+            marker.rmdir()
+    assert not Path("/tmp/mark").exists()
+    image = Catalog(project / "catalog").current_link("tutorial2.cpu")
+    userns = ["--userns"] if os.geteuid() == 0 else []
+    command = ["apptainer", "exec", *userns, "--cleanenv", str(image), "cat", "/opt/stack/seen"]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert seen.split() == ["/tmp:", "/var/tmp:"]
 
 
 def test_the_committed_definitions_build_alone(project: Path) -> None:

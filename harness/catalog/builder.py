@@ -40,17 +40,13 @@ class CatalogBuilder:
         key = definition_key(project, tutorial_definition(project, tutorial, variant))
         with exclusive(builder.cache, name, builder.progress):
             current = self.catalog.current(name)
-            signer, trusted = self._keys()  # before the long work
-            fingerprints = {public.fingerprint for public in trusted}
-            if (
-                current is not None
-                and current.definition_sha256 == key
-                and current.signed_by in fingerprints
-                and not force
-            ):
+            fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
+            is_current = current is not None and current.definition_sha256 == key and current.signed_by in fingerprints
+            if current is not None and is_current and not force:
                 self.catalog.verify(current)
                 builder.progress(f"{name}: up to date")
                 return current
+            signer, trusted = self._keys()  # before the long work
             self._sweep(name)
             temporary = self.catalog.new_temporary(name)
             try:

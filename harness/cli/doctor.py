@@ -13,6 +13,7 @@ import typer
 
 from harness.errors import HarnessError
 from harness.image.engine import find_engine
+from harness.image.keys import signing_key_path
 from harness.project import Project
 from harness.scheduler.detect import detect_scheduler
 
@@ -54,6 +55,7 @@ def examine(project: Project) -> Iterator[Finding]:
     """All findings, cheapest first."""
     checks: tuple[Callable[[Project], Finding], ...] = (
         _engine,
+        _signing,
         _fuse,
         _mapped_users,
         _disk,
@@ -71,6 +73,15 @@ def _engine(_: Project) -> Finding:
     except HarnessError as error:
         return Finding("engine", error.what, error.fix or "install apptainer 1.3 or newer")
     return Finding("engine", f"{engine.name} {engine.version} at {engine.path}")
+
+
+def _signing(_: Project) -> Finding:
+    path = signing_key_path(os.environ)
+    if path.exists():
+        return Finding("signing", f"your key is {path}")
+    if shutil.which("openssl") is None:
+        return Finding("signing", "no openssl to make a key with", "ask the administrator for openssl")
+    return Finding("signing", f"the first build will make your key, {path}")
 
 
 def _fuse(_: Project) -> Finding:

@@ -35,7 +35,7 @@ from harness.image.lend import prepare
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.process import run_command
 from harness.image.sif import normalise
-from harness.image.workplace import link_sources, make_home, public_name
+from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack import Stack, load_stack
@@ -179,7 +179,7 @@ class ImageBuilder:
                 "--mksquashfs-args",
                 MKSQUASHFS_ARGUMENTS,
             ]
-            for bind in lent.binds:
+            for bind in (*lent.binds, *private_temporaries(work)):
                 command += ["--bind", bind]
             if base is not None:
                 command += ["--build-arg", f"{BASE_ARGUMENT}={public_name(base)}"]

@@ -149,7 +149,12 @@ def signing_key(environment: Mapping[str, str]) -> SigningKey:
 
 def _make_key(path: Path) -> None:
     """A new private key, mode 600 from its first byte. Of two processes that make it at once, one wins for both."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"no place for a signing key: {error.strerror}", where=str(path.parent), fix=f"name one in {KEY_VARIABLE}"
+        ) from error
     aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         run_command(

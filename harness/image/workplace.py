@@ -50,6 +50,21 @@ def make_home(folder: Path, real_home: Path, base: BaseImage | None) -> Path:
     return folder
 
 
+def private_temporaries(work: Path) -> list[str]:
+    """Binds that give %post temporary folders of its own.
+
+    The engine mounts the machine's /tmp and /var/tmp into %post, writable: the ``rm -rf /tmp/*`` that ends many a
+    Dockerfile would empty them, and what lies in them could end up in an image.
+    """
+    binds = []
+    for inside in ("/tmp", "/var/tmp"):
+        folder = work / "post" / inside.strip("/").replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)
+        binds.append(f"{folder}:{inside}")
+    return binds
+
+
 def _registries_conf(base: BaseImage) -> str:
     """containers-registries.conf(5): the base's registry has a mirror; empty where it serves the base itself.
 
