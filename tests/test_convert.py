@@ -9,7 +9,7 @@ import pytest
 
 from harness.definition.convert import convert
 from harness.definition.dockerfile import parse_dockerfile
-from harness.definition.writer import write_definition
+from harness.definition.writer import PRIVATE_TMP, write_definition
 from harness.errors import SpecError
 
 
@@ -17,11 +17,26 @@ def definition(text: str, context: str = "ctx") -> str:
     return write_definition(convert(parse_dockerfile(text, "Dockerfile"), context))
 
 
+def without_guard(text: str) -> str:
+    """%post without the lines that take the machine's /tmp out of a build's reach: tests run it on the machine."""
+    for line in PRIVATE_TMP:
+        text = text.replace(line + "\n", "")
+    assert "umount" not in text
+    return text
+
+
 def section(text: str, name: str) -> list[str]:
     lines = text.splitlines()
     start = lines.index(f"%{name}") + 1
     end = next((i for i in range(start, len(lines)) if lines[i].startswith("%")), len(lines))
     return [line for line in lines[start:end] if line and not line.startswith("cp /.singularity.d/")]
+
+
+def test_no_command_runs_while_the_machines_tmp_is_in_reach() -> None:
+    text = definition("FROM debian AS a\nRUN rm -rf /tmp/*\nFROM debian\nCOPY --from=a /x /x\nRUN rm -rf /tmp/*\n")
+    posts = text.split("%post\n")[1:]
+    assert len(posts) == 2
+    assert all(post.startswith("umask 022\n" + "\n".join(PRIVATE_TMP) + "\n") for post in posts)
 
 
 def test_a_long_run_keeps_its_lines_and_loses_only_its_comments() -> None:
@@ -48,7 +63,7 @@ def test_env_is_frozen_where_docker_freezes_it_and_reaches_run_and_the_image() -
 
 def test_each_run_has_its_own_shell_directory_and_no_errexit(tmp_path: Path) -> None:
     text = definition("FROM debian\nWORKDIR /tmp\nRUN false; cd / && X=1\nRUN pwd > out$X\n")
-    post = "\n".join(section(text, "post"))
+    post = without_guard("\n".join(section(text, "post")))
     script = tmp_path / "post.sh"
     script.write_text(post.replace("/tmp", str(tmp_path)))
     subprocess.run(["/bin/sh", "-e", str(script)], check=True)
@@ -57,7 +72,8 @@ def test_each_run_has_its_own_shell_directory_and_no_errexit(tmp_path: Path) -> 
 
 def test_a_failing_run_fails_the_build(tmp_path: Path) -> None:
     script = tmp_path / "post.sh"
-    script.write_text("\n".join(section(definition("FROM debian\nRUN true && false\nRUN true\n"), "post")))
+    text = definition("FROM debian\nRUN true && false\nRUN true\n")
+    script.write_text(without_guard("\n".join(section(text, "post"))))
     assert subprocess.run(["/bin/sh", "-e", str(script)], check=False).returncode != 0
 
 
@@ -74,7 +90,7 @@ def test_copy_comes_from_the_context_and_lands_in_order(tmp_path: Path) -> None:
         (staged / str(index) / name).write_text("content")
     (staged / "1/dir/sub").mkdir(parents=True)
     (staged / "1/dir/sub/c").write_text("c")
-    post = "\n".join(section(text, "post")).replace("/.harness-build", str(staged))
+    post = without_guard("\n".join(section(text, "post"))).replace("/.harness-build", str(staged))
     post = post.replace("/app", f"{target}/app").replace("/etc", f"{target}/etc")
     subprocess.run(["/bin/sh", "-e", "-c", post], check=True)
     assert (target / "app/a.txt").is_file()

@@ -17,6 +17,20 @@ LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
 )
 
+# Apptainer mounts the machine's own /tmp and /var/tmp, writable, while %post runs. Docker's RUN has the image's: there
+# `rm -rf /tmp/*` is a habit, and here it would delete the files of whoever builds. Where they cannot be taken away the
+# build ends before the first command.
+PRIVATE_TMP = (
+    "# The machine's own /tmp and /var/tmp are mounted here: no command below may see them.",
+    "umount -l /tmp /var/tmp 2>/dev/null || :",
+    "mounts=$(cat /proc/self/mountinfo)",
+    'case "$mounts" in',
+    '*" /tmp r"[ow]* | *" /var/tmp r"[ow]*)',
+    '    echo "the machine\'s own /tmp is in reach of this build, and umount does not help" >&2; exit 1 ;;',
+    "esac",
+    "unset mounts",
+)
+
 
 def write_definition(definition: Definition) -> str:
     """The definition file: plain Apptainer, readable, the same text for the same definition."""
@@ -93,6 +107,7 @@ def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) 
     lines = [
         # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
         "umask 022",
+        *PRIVATE_TMP,
         *LENT_BY_THE_BUILDER,
         *_own_library_path([v for layer in layers for _, v in layer.environment]),
         *functions_for([*commands, *last]),
