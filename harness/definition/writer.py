@@ -22,7 +22,7 @@ LENT_BY_THE_BUILDER = (
 # build ends before the first command.
 PRIVATE_TMP = (
     "# The machine's own /tmp and /var/tmp are mounted here: no command below may see them.",
-    "umount -l /tmp /var/tmp 2>/dev/null || :",
+    "umount -n -l /tmp /var/tmp 2>/dev/null || :",
     "mounts=$(cat /proc/self/mountinfo)",
     'case "$mounts" in',
     '*" /tmp r"[ow]* | *" /var/tmp r"[ow]*)',

@@ -151,7 +151,7 @@ class Lab:
         environment = {f"{prefix}_TMPDIR": str(folder), f"{prefix}_CACHEDIR": str(self.work / "cache")}
         return run_command(
             [*isolated, *map(str, private), str(self.engine.path), *arguments],
-            cwd=cwd,
+            cwd=cwd or self.work,  # one that is still there with another /tmp
             env={**os.environ, **environment, f"{prefix}_NOHTTPS": "1"},
             timeout_s=BUILD_SECONDS if arguments[0] == "build" else RUN_SECONDS,
             separate_stdout=arguments[0] != "build",
