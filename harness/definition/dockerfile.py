@@ -28,6 +28,8 @@ class Instruction:
         heredocs: (name, content) of here-documents.
         lines: the instruction as it is written, comments and continuation marks included.
         where: ``file:line`` of its first line.
+        escape: the Dockerfile's escape character.
+        original: all of it, continued lines joined.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Instruction:
     heredocs: tuple[tuple[str, str], ...]
     lines: tuple[str, ...]
     where: str
+    escape: str = "\\"
+    original: str = ""
 
     def refuse(self, reason: str, instead: str) -> SpecError:
         """The error for something a definition cannot express, at this line."""
@@ -50,15 +54,14 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
         SpecError: BuildKit's parser refuses it, an instruction does not exist or has no argument, or FROM is missing.
     """
     text = text.removeprefix("\ufeff")
-    if re.search(r"^#\s*escape\s*=\s*`", text, re.MULTILINE | re.IGNORECASE):
-        raise SpecError("the escape directive '`' is not supported", where=f"{name}:1", fix="use backslashes")
+    escape = _escape_character(text)
     try:
         commands = dockerfile.parse_string(text)
     except (dockerfile.GoIOError, dockerfile.GoParseError) as error:
         line = re.search(r"line (\d+)", str(error))
         where = f"{name}:{line[1]}" if line else name
         raise SpecError(f"not a Dockerfile: {error}", where=where) from error
-    written = text.splitlines()
+    written = [line.rstrip("\r") for line in text.split("\n")]
     instructions = [
         Instruction(
             name=command.cmd.upper(),
@@ -68,6 +71,8 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
             heredocs=tuple((h.name, h.content) for h in command.heredocs),
             lines=tuple(written[command.start_line - 1 : command.end_line]),
             where=f"{name}:{command.start_line}",
+            escape=escape,
+            original=command.original,
         )
         for command in commands
     ]
@@ -79,6 +84,17 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
     if not any(i.name == "FROM" for i in instructions):
         raise SpecError("there is no FROM", where=name)
     return instructions
+
+
+def _escape_character(text: str) -> str:
+    """What the ``escape`` directive says; directives end at the first line that is none."""
+    for line in text.splitlines():
+        directive = re.match(r"#\s*(\w+)\s*=\s*(.+?)\s*$", line)
+        if directive is None:
+            break
+        if directive[1].lower() == "escape":
+            return directive[2]
+    return "\\"
 
 
 def read_dockerfile(path: Path, display_name: str | None = None) -> list[Instruction]:

@@ -15,10 +15,12 @@ class CopiedFile:
         source: path relative to the checkout's root, where ``apptainer build`` is run.
         target: where %files puts it. %files always runs before %post, so what must land in its turn is staged there
             and moved by a command.
+        stage: the name of the earlier stage whose file system holds the source; None for the checkout.
     """
 
     source: str
     target: str
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,24 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class BuildStage:
+    """An earlier part of a definition, of which only what later parts copy from it stays.
+
+    Attributes:
+        name: as ``%files from`` calls it.
+        base: what follows ``From:``.
+        arguments, layers: as in :class:`Definition`.
+        sends: commands that pack what is copied from it; none: %files takes it as it is.
+    """
+
+    name: str
+    base: str
+    arguments: tuple[tuple[str, str], ...] = ()
+    layers: tuple[Layer, ...] = ()
+    sends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Definition:
     """A definition file.
 
@@ -51,6 +71,7 @@ class Definition:
         layers: in build order.
         help_text, test, runscript: bodies of the sections; None inherits the base's.
         header: comment lines at the top.
+        stages: what must be built before, in order.
     """
 
     bootstrap: str
@@ -61,6 +82,7 @@ class Definition:
     test: str | None = None
     runscript: str | None = None
     header: tuple[str, ...] = field(default=())
+    stages: tuple[BuildStage, ...] = ()
 
     def with_layer(self, layer: Layer) -> Definition:
         """This definition with one more layer on top."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from harness.definition.convert import STAGING
 from harness.definition.model import Definition, Layer
 
 EPOCH = 1793491200
@@ -23,8 +22,6 @@ BUILD_DATE_LABEL = "org.label-schema.build-date"
 # Python then marks byte code with a hash of its source, not with the source's time (py_compile does so by itself);
 # useradd, pip and many others put this time where they would put today.
 _OPENING = f"export SOURCE_DATE_EPOCH={EPOCH}"
-# A checkout's file modes depend on the umask of whoever cloned it.
-_STAGED_MODES = f"chmod -R u=rwX,go=rX {STAGING}"
 _CLOSING = """\
 # Leave nothing that differs from one build of this file to the next: logs, caches, lists, this machine's id.
 for file in /var/log/* /var/log/*/* /etc/machine-id /var/lib/dbus/machine-id; do
@@ -36,8 +33,7 @@ rm -rf /var/lib/dpkg/*-old /root/.cache"""
 
 def reproducible(definition: Definition) -> Definition:
     """``definition`` with the lines that make its builds equal."""
-    staged = any(copied.target.startswith(STAGING) for layer in definition.layers for copied in layer.files)
-    opening = Layer(commands=(_OPENING, *([_STAGED_MODES] if staged else [])))
+    opening = Layer(commands=(_OPENING,))
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
     closing = Layer(commands=(_CLOSING,), labels=((BUILD_DATE_LABEL, built),))
     return replace(definition, layers=(opening, *definition.layers, closing))

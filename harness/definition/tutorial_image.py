@@ -8,6 +8,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
+from harness.definition.context import Context
 from harness.definition.convert import convert
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.model import CopiedFile, Definition, Layer
@@ -36,7 +37,8 @@ def stack_definition(project: Project, stack: Stack, variant: Variant) -> Defini
         raise SpecError(f"no variant '{variant}'; valid: {valid}", where=str(folder / "stack.toml"))
     relative = folder.relative_to(project.root)
     instructions = read_dockerfile(folder / parts.dockerfile, str(relative / parts.dockerfile))
-    definition = convert(instructions, str(relative))
+    context = Context.of(folder, str(relative), dockerfile=folder / parts.dockerfile, keeps_modes=False)
+    definition = convert(instructions, context)
     labels = (
         (
             "org.opencontainers.image.base.name",

@@ -7,26 +7,51 @@ known when the image is built, a variable of the base image only inside it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from harness.definition.shell import break_tokens
 from harness.errors import SpecError
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a value: literal ``text``, or the name of a build ``argument`` or of the base's ``variable``."""
+    """A piece of a value.
 
-    kind: Literal["text", "argument", "variable"]
+    Attributes:
+        kind: literal ``text``; a build ``argument``; the base's ``variable``; the base's variable under its ``saved``
+            name, where this Dockerfile gives that variable another value.
+        text: the text, or the name.
+        default: of an argument.
+        operator, word: a shell's ``${NAME:-word}`` and its like; variables only.
+    """
+
+    kind: Literal["text", "argument", "variable", "saved"]
     text: str
+    default: str = ""
+    operator: str = ""
+    word: tuple[Part, ...] = ()
 
 
 Value = tuple[Part, ...]
 
-_REFERENCE = re.compile(
-    r"\$(?:(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?P<operator>:[-+])?(?P<word>[^{}]*)\})"
-)
+
+@dataclass
+class Scope:
+    """What names mean at one place of a Dockerfile.
+
+    Attributes:
+        values: what is known; another name refers to the base image's environment.
+        assumed: build arguments whose being set (True) or empty (False) decided something while converting.
+    """
+
+    values: dict[str, Value] = field(default_factory=dict)
+    assumed: dict[str, bool] = field(default_factory=dict)
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_OPERATOR = re.compile(r":[-+]|[-+]")
 
 
 def literal(text: str) -> Value:
@@ -34,62 +59,113 @@ def literal(text: str) -> Value:
     return (Part("text", text),) if text else ()
 
 
-def expand(word: str, known: Mapping[str, Value], *, where: str) -> Value:
-    """Expand one word as Docker does: quotes removed, escapes undone, references replaced by what is ``known``.
+def expand(word: str, scope: Scope, *, where: str, escape: str = "\\") -> Value:
+    """Expand one word as Docker does: quotes removed, escapes undone, references replaced by what the scope knows.
 
-    A name that is not known refers to the base image's environment.
+    Args:
+        escape: the Dockerfile's escape character.
 
     Raises:
         SpecError: an unterminated quote, or a reference that Docker itself would refuse.
     """
-    parts: list[Part] = []
-    quote: str | None = None
-    position = 0
-    while position < len(word):
-        character = word[position]
-        if quote == "'" and character != "'":
-            parts.append(Part("text", character))
-        elif character in "'\"" and quote in (None, character):
-            quote = None if quote else character
-        elif character == "\\" and position + 1 < len(word):
-            escaped = word[position + 1]
-            # Inside double quotes a backslash keeps its meaning only before these, as in a shell.
-            parts.append(Part("text", escaped if quote is None or escaped in '"$\\' else "\\" + escaped))
-            position += 1
-        elif character == "$" and (match := _REFERENCE.match(word, position)):
-            parts.extend(_reference(match, known, where=where))
-            position = match.end() - 1
-        elif word.startswith("${", position):
-            raise SpecError(f"unsupported variable reference in '{word}'", where=where, fix="use ${NAME} or ${NAME:-x}")
-        else:
-            parts.append(Part("text", character))
-        position += 1
-    if quote:
-        raise SpecError(f"unterminated quote in {word}", where=where)
+    reader = _Reader(word, scope, where, escape)
+    parts = reader.read(stop="")
     return merge(parts)
 
 
-def _reference(match: re.Match[str], known: Mapping[str, Value], *, where: str) -> Value:
-    name = match["bare"] or match["braced"]
-    operator, alternative = match["operator"], match["word"] or ""
-    if operator is None and alternative:
-        raise SpecError(f"unsupported modifier in '{match[0]}'", where=where, fix="use ${NAME:-x} or ${NAME:+x}")
-    value = known.get(name, (Part("variable", name),))
-    if operator is None:
-        return value
-    if any(part.kind != "text" for part in value):
-        raise SpecError(
-            f"'{match[0]}' depends on a value that is only known while building",
-            where=where,
-            fix="give ARG or ENV a value in this Dockerfile first",
+@dataclass
+class _Reader:
+    word: str
+    scope: Scope
+    where: str
+    escape: str
+    position: int = 0
+
+    def read(self, stop: str) -> list[Part]:
+        """Parts up to the unquoted character ``stop``, or to the end."""
+        parts: list[Part] = []
+        quote = ""
+        while self.position < len(self.word):
+            character = self.word[self.position]
+            following = self.word[self.position + 1 : self.position + 2]
+            self.position += 1
+            if quote == "'":
+                if character == "'":
+                    quote = ""
+                else:
+                    parts.append(Part("text", character))
+            elif stop and character == stop and not quote:
+                return parts
+            elif character == '"' or (character == "'" and not quote):
+                quote = "" if quote else character
+            elif character == self.escape and following:
+                # Inside double quotes the escape keeps its meaning only before these, as in a shell.
+                keeps = quote and following not in ('"', "$", self.escape)
+                parts.append(Part("text", character + following if keeps else following))
+                self.position += 1
+            elif character == "$" and (following == "{" or _NAME.match(following)):
+                parts.extend(self._reference())
+            else:
+                parts.append(Part("text", character))
+        if quote:
+            raise SpecError(f"unterminated quote in {self.word}", where=self.where)
+        if stop:
+            raise self._unsupported()
+        return parts
+
+    def _reference(self) -> Value:
+        braced = self.word[self.position] == "{"
+        self.position += braced
+        match = _NAME.match(self.word, self.position)
+        if match is None:
+            raise self._unsupported()
+        name = match[0]
+        self.position = match.end()
+        value = self.scope.values.get(name, (Part("variable", name),))
+        if not braced:
+            return value
+        if self.word[self.position : self.position + 1] == "}":
+            self.position += 1
+            return value
+        operator = _OPERATOR.match(self.word, self.position)
+        if operator is None:
+            raise self._unsupported()
+        self.position = operator.end()
+        alternative = merge(self.read(stop="}"))
+        return self._choose(name, value, operator[0], alternative)
+
+    def _choose(self, name: str, value: Value, operator: str, alternative: Value) -> Value:
+        wants_text = operator.startswith(":")
+        if name in self.scope.values and not wants_text:  # defined, perhaps empty
+            return alternative if operator == "+" else value
+        if any(part.kind == "text" for part in value):
+            is_set = True
+        elif any(part.kind == "argument" for part in value):
+            is_set = any(part.default for part in value)
+            self.scope.assumed |= {p.text: bool(p.default) for p in value if p.kind == "argument"}
+        elif len(value) == 1 and not value[0].operator:
+            return (replace(value[0], operator=operator, word=alternative),)
+        elif value:
+            raise SpecError(
+                f"'${{{name}{operator}…}}' depends on a value that is only known while building",
+                where=self.where,
+                fix="give ARG or ENV a value in this Dockerfile first",
+            )
+        else:
+            is_set = False
+        if operator.endswith("-"):
+            return value if is_set else alternative
+        return alternative if is_set else ()
+
+    def _unsupported(self) -> SpecError:
+        return SpecError(
+            f"unsupported variable reference in '{self.word}'",
+            where=self.where,
+            fix="use ${NAME}, ${NAME:-x} or ${NAME:+x}",
         )
-    is_set = bool(value)
-    if operator == ":-":
-        return value if is_set else expand(alternative, known, where=where)
-    return expand(alternative, known, where=where) if is_set else ()
 
 
-def merge(parts: list[Part]) -> Value:
+def merge(parts: Iterable[Part]) -> Value:
     """Join neighbouring literal parts."""
     merged: list[Part] = []
     for part in parts:
@@ -100,30 +176,56 @@ def merge(parts: list[Part]) -> Value:
     return tuple(merged)
 
 
+def change(value: Value, by: Callable[[Part], Part]) -> Value:
+    """The value with every part, also those inside ``${NAME:-word}``, replaced."""
+    return tuple(by(replace(part, word=change(part.word, by))) for part in value)
+
+
+def variables(value: Value) -> set[str]:
+    """Names of the base's variables that the value refers to."""
+    names = {part.text for part in value if part.kind in ("variable", "saved")}
+    return names.union(*(variables(part.word) for part in value))
+
+
 def plain_text(value: Value, *, where: str, what: str) -> str:
     """The text of a value that may hold no reference to the base's environment; build arguments become ``{{ NAME }}``.
 
     Raises:
-        SpecError: it holds one.
+        SpecError: it holds one, or text that a definition would take for a build argument.
     """
     for part in value:
-        if part.kind == "variable":
+        if part.kind in ("variable", "saved"):
             raise SpecError(
                 f"{what} refers to ${part.text}, which this Dockerfile does not define",
                 where=where,
                 fix=f"add ARG {part.text}=… or ENV {part.text}=… before it",
             )
+        if part.kind == "text" and "{{" in part.text:
+            raise SpecError(f"{what} holds '{{{{', a definition's build argument", where=where, fix="use other text")
     return "".join(part.text if part.kind == "text" else f"{{{{ {part.text} }}}}" for part in value)
+
+
+def saved_name(name: str) -> str:
+    """The shell variable that keeps the base's value of ``name``."""
+    return f"base_{name}"
 
 
 def shell_word(value: Value) -> str:
     """The value as one double-quoted word of a POSIX shell, references live."""
+    return f'"{_inner(value, braced=False)}"'
+
+
+def _inner(value: Value, *, braced: bool) -> str:
     rendered = []
     for part in value:
         if part.kind == "text":
-            rendered.append(re.sub(r'(["$`\\])', r"\\\1", part.text))
+            special = r'(["$`\\}])' if braced else r'(["$`\\])'
+            text = break_tokens(re.sub(special, r"\\\1", part.text), '""')
+            # A brace before an argument's own two would be read as part of them.
+            rendered.append(text + '""' if text.endswith("{") and part is not value[-1] else text)
         elif part.kind == "argument":
             rendered.append(f"{{{{ {part.text} }}}}")
         else:
-            rendered.append(f"${{{part.text}}}")
-    return '"' + "".join(rendered) + '"'
+            name = saved_name(part.text) if part.kind == "saved" else part.text
+            rendered.append(f"${{{name}{part.operator}{_inner(part.word, braced=True)}}}")
+    return "".join(rendered)

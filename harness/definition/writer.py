@@ -2,69 +2,124 @@
 
 from __future__ import annotations
 
-from harness.definition.convert import COPY_FUNCTION, STAGING
-from harness.definition.model import Definition
-from harness.definition.words import shell_word
+from collections.abc import Iterable, Sequence
+
+from harness.definition.model import BuildStage, CopiedFile, Definition, Layer
+from harness.definition.shell import BASE_RUNSCRIPT, STAGING, functions_for
+from harness.definition.words import Value, saved_name, shell_word, variables
 
 # A build sees none of the machine's package configuration. `harness build` lends it as a folder bound here: /mnt is
 # there in every base, so nothing stays behind in the image.
 LENT_FOLDER = "/mnt"
-
-# While it builds, the engine shows the *host's* /tmp and /var/tmp: the `rm -rf /tmp/*` of many a Dockerfile would
-# remove what everybody on this machine has there, and what a RUN leaves in /tmp would not be in the image, as with
-# Docker it is. The image's own folders are below those mounts; a second view of the root shows them.
-OWN_TEMPORARY_FOLDERS = """\
-for folder in /tmp /var/tmp; do # the image's own, not the host's
-    mount --bind / /mnt && mount --bind "/mnt$folder" "$folder" && umount /mnt ||
-        { echo "error: cannot leave the host's $folder" >&2; exit 1; }
-done"""
 LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/pip.conf ]; then export PIP_CONFIG_FILE={LENT_FOLDER}/pip.conf; fi",
     f"if [ -f {LENT_FOLDER}/ca.pem ]; then export PIP_CERT={LENT_FOLDER}/ca.pem SSL_CERT_FILE={LENT_FOLDER}/ca.pem; fi",
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
 )
 
+# Apptainer mounts the machine's own /tmp and /var/tmp, writable, while %post runs. Docker's RUN has the image's: there
+# `rm -rf /tmp/*` is a habit, and here it would delete the files of whoever builds. Where they cannot be taken away the
+# build ends before the first command.
+PRIVATE_TMP = (
+    "# The machine's own /tmp and /var/tmp are mounted here: no command below may see them.",
+    "umount -n -l /tmp /var/tmp 2>/dev/null || :",
+    "mounts=$(cat /proc/self/mountinfo)",
+    'case "$mounts" in',
+    '*" /tmp r"[ow]* | *" /var/tmp r"[ow]*)',
+    '    echo "the machine\'s own /tmp is in reach of this build, and umount does not help" >&2; exit 1 ;;',
+    "esac",
+    "unset mounts",
+)
+
 
 def write_definition(definition: Definition) -> str:
     """The definition file: plain Apptainer, readable, the same text for the same definition."""
     layers = definition.layers
-    sections = [
-        "".join(f"# {line}".rstrip() + "\n" for line in definition.header)
-        + f"Bootstrap: {definition.bootstrap}\nFrom: {definition.base}\n"
-    ]
+    sections = [section for stage in definition.stages for section in _stage(stage)]
+    head = "".join(f"# {line}".rstrip() + "\n" for line in definition.header)
+    sections.append(f"Bootstrap: {definition.bootstrap}\nFrom: {definition.base}\n")
+    sections[0] = head + sections[0]
     sections.append(_section("arguments", [f"{name}={value}" for name, value in definition.arguments]))
-    sections.append(_section("files", [f"{c.source} {c.target}" for layer in layers for c in layer.files]))
-    sections.append(_section("post", _post(definition)))
+    sections += _files([c for layer in layers for c in layer.files])
+    # The base's start command is replaced after %post, which is the time to keep it.
+    inherits = BASE_RUNSCRIPT in (definition.runscript or "")
+    kept = [f"cp /.singularity.d/runscript {BASE_RUNSCRIPT}"] if inherits else []
+    sections.append(_section("post", _post(layers, kept, [])))
     environment = {name: value for layer in layers for name, value in layer.environment}
-    sections.append(_section("environment", [f"export {n}={shell_word(v)}" for n, v in environment.items()]))
+    sections.append(_section("environment", _environment(environment)))
     labels = {name: value for layer in layers for name, value in layer.labels}
     sections.append(_section("labels", [f"{name} {value}" for name, value in labels.items()]))
     for name, body in (("runscript", definition.runscript), ("test", definition.test), ("help", definition.help_text)):
-        sections.append(_section(name, body.splitlines() if body is not None else []))
+        sections.append(_section(name, body.split("\n") if body is not None else []))
     return "\n".join(section for section in sections if section)
+
+
+def _stage(stage: BuildStage) -> list[str]:
+    return [
+        f"Bootstrap: docker\nFrom: {stage.base}\nStage: {stage.name}\n",
+        _section("arguments", [f"{name}={value}" for name, value in stage.arguments]),
+        *_files([c for layer in stage.layers for c in layer.files]),
+        _section("post", _post(stage.layers, [], stage.sends)),
+    ]
+
+
+def _files(files: list[CopiedFile]) -> list[str]:
+    """One %files for the checkout's files, one for each stage that is copied from."""
+    sections = []
+    for stage in dict.fromkeys([None, *(c.stage for c in files)]):
+        lines = [f"{c.source} {c.target}" for c in files if c.stage == stage]
+        sections.append(_section("files" if stage is None else f"files from {stage}", lines))
+    return sections
 
 
 def _section(name: str, lines: list[str]) -> str:
     return f"%{name}\n" + "".join(f"{line}\n" for line in lines) if lines else ""
 
 
-def _post(definition: Definition) -> list[str]:
+def _environment(environment: dict[str, Value]) -> list[str]:
+    """Docker froze each value when it was built: a variable of the base that is replaced here is kept first."""
+    saved = sorted({name for value in environment.values() for name in _saved(value)})
+    lines = [*_own_library_path(environment.values()), *(f'{saved_name(n)}="${{{n}:-}}"' for n in saved)]
+    return [*lines, *(f"export {n}={shell_word(v)}" for n, v in environment.items())]
+
+
+def _saved(value: Value) -> set[str]:
+    own = {part.text for part in value if part.kind == "saved"}
+    return own.union(*(_saved(part.word) for part in value))
+
+
+def _own_library_path(values: Iterable[Value]) -> list[str]:
+    """Apptainer's own folder in LD_LIBRARY_PATH is none of the image's."""
+    if not any("LD_LIBRARY_PATH" in variables(value) for value in values):
+        return []
+    return [
+        'LD_LIBRARY_PATH="${LD_LIBRARY_PATH%/.singularity.d/libs}"; LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"',
+    ]
+
+
+def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) -> list[str]:
     commands = []
-    for layer in definition.layers:
+    for layer in layers:
         if layer.own_folders:  # a checkout's file modes depend on the umask of whoever cloned it
             commands.append(f"chmod -R u=rwX,go=rX {' '.join(layer.own_folders)}")
         commands += layer.commands
-    is_staged = any(c.target.startswith(STAGING) for layer in definition.layers for c in layer.files)
-    if not commands:
+    is_staged = any(c.target.startswith(STAGING) for layer in layers for c in layer.files) or STAGING in "".join(
+        commands
+    )
+    if not (commands or first or last):
         return []
-    # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
     lines = [
+        # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
         "umask 022",
-        OWN_TEMPORARY_FOLDERS,
+        *PRIVATE_TMP,
         *LENT_BY_THE_BUILDER,
-        *([COPY_FUNCTION] if is_staged else []),
+        *_own_library_path([v for layer in layers for _, v in layer.environment]),
+        *functions_for([*commands, *last]),
+        *first,
+        # %files copied under the caller's umask.
+        *([f"chmod -R u=rwX,go=rX {STAGING}"] if is_staged and any(layer.files for layer in layers) else []),
         *commands,
+        *([f"rm -rf {STAGING}"] if is_staged else []),
+        *last,
     ]
-    if is_staged:
-        lines.append(f"rm -rf {STAGING}")
-    return [line for command in lines for line in command.splitlines()]
+    return [line for command in lines for line in command.split("\n")]

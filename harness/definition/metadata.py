@@ -1,0 +1,85 @@
+"""What an image says about itself: LABEL, and what becomes a label because an Apptainer image has no place for it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from harness.definition.dockerfile import Instruction
+from harness.definition.state import ROOT_USERS, StageState
+
+PREFIX = "docker."
+"""Labels of instructions that mean nothing to Apptainer start with this."""
+
+
+def label(state: StageState, instruction: Instruction) -> None:
+    """LABEL."""
+    for name, word in zip(instruction.values[::2], instruction.values[1::2], strict=True):
+        _set(state, instruction, state.text(name, instruction), state.text(word, instruction))
+
+
+def maintainer(state: StageState, instruction: Instruction) -> None:
+    """MAINTAINER, deprecated: the label that replaced it."""
+    _set(state, instruction, "org.opencontainers.image.authors", " ".join(instruction.values))
+
+
+def expose(state: StageState, instruction: Instruction) -> None:
+    """EXPOSE: a program in an Apptainer image listens on the machine's own ports."""
+    words = [state.text(word, instruction) for word in instruction.values]
+    _add(state, instruction, "expose", [w if "/" in w else f"{w}/tcp" for w in words])
+
+
+def volume(state: StageState, instruction: Instruction) -> None:
+    """VOLUME: to be bound by whoever starts the image."""
+    _add(state, instruction, "volume", [state.text(word, instruction) for word in instruction.values])
+
+
+def stop_signal(state: StageState, instruction: Instruction) -> None:
+    """STOPSIGNAL: for ``apptainer instance stop --signal``."""
+    _set(state, instruction, f"{PREFIX}stopsignal", state.text(instruction.values[0], instruction))
+
+
+def health_check(state: StageState, instruction: Instruction) -> None:
+    """HEALTHCHECK: it asks a running service, which %test, run at the end of a build, has not."""
+    kind, *words = instruction.values
+    if kind.upper() == "NONE":
+        text = "NONE"
+    else:
+        command = json.dumps(words) if instruction.is_json else " ".join(words)
+        text = " ".join([*instruction.flags, "CMD", command])
+    _set(state, instruction, f"{PREFIX}healthcheck", " ".join(text.split()))
+
+
+def user(state: StageState, instruction: Instruction) -> None:
+    """USER: RUNs below run as that user; the image itself runs as whoever starts it."""
+    state.user = state.text(instruction.values[0], instruction).strip()
+    if "{{" in state.user:
+        raise instruction.refuse("a build argument cannot choose the user", "write the name")
+    if state.user in ROOT_USERS:
+        state.labels.pop(f"{PREFIX}user", None)
+        state.user = ""
+    else:
+        _set(state, instruction, f"{PREFIX}user", state.user)
+
+
+def on_build(state: StageState, instruction: Instruction) -> None:
+    """ONBUILD: recorded; it fires in a stage that starts from this one."""
+    text = re.sub(r"^\s*ONBUILD\s+", "", instruction.original, flags=re.IGNORECASE)
+    state.onbuild.append(text)
+    _add(state, instruction, "onbuild", [" ".join(text.split())])
+
+
+def _add(state: StageState, instruction: Instruction, name: str, words: list[str]) -> None:
+    before = state.labels.get(f"{PREFIX}{name}", "").split(", ")
+    _set(state, instruction, f"{PREFIX}{name}", ", ".join(w for w in dict.fromkeys([*before, *words]) if w))
+
+
+def _set(state: StageState, instruction: Instruction, key: str, value: str) -> None:
+    if not key or re.search(r"\s", key) or "\n" in value or value != value.strip() or key.startswith("%"):
+        raise instruction.refuse(
+            f"label '{key}' does not fit a line of a definition",
+            "use a name without blanks, and one line of text without blanks at its ends",
+        )
+    if "{{" in re.sub(r"\{\{ \w+ \}\}", "", value):
+        raise instruction.refuse(f"label '{key}' holds '{{{{', a definition's build argument", "use other text")
+    state.labels[key] = value

@@ -1,0 +1,94 @@
+"""``RUN --mount``: what it gives one RUN, imitated with folders, or refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.definition.dockerfile import Instruction
+from harness.definition.shell import STAGING, quote_path
+from harness.definition.state import StageState
+
+Stage = Callable[[str | None, str, Instruction], str]
+"""Stages a source (of a stage, or of the context) and returns a shell word for its path."""
+
+_INSTEAD = {
+    "secret": "a build of a definition has no secrets; bind the file: apptainer build --bind FILE:/run/secrets/NAME",
+    "ssh": "a build of a definition has no agent; fetch it before and COPY it",
+}
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """Commands around a RUN."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def mounts(state: StageState, instruction: Instruction, stage: Stage) -> Mounted:
+    """What the RUN's flags ask for.
+
+    Raises:
+        SpecError: a flag or a kind of mount that cannot be had in a definition.
+    """
+    before: list[str] = []
+    after: list[str] = []
+    for flag in instruction.flags:
+        name, _, value = flag.partition("=")
+        if name == "--network" and value in ("default", "host"):
+            continue  # a definition's %post has the machine's network
+        if name != "--mount":
+            raise instruction.refuse(f"{flag} is not possible in a definition", "write the RUN without the flag")
+        options = _options(value)
+        kind = options.get("type", "bind")
+        if kind not in ("bind", "cache", "tmpfs"):
+            raise instruction.refuse(f"--mount=type={kind} is not possible", _INSTEAD.get(kind, "use COPY"))
+        target = options.get("target") or options.get("dst") or options.get("destination")
+        if not target:
+            raise instruction.refuse(f"{flag} has no target", "write target=/folder")
+        path = state.path(state.text(target, instruction))
+        if path == "/":
+            raise instruction.refuse(f"{flag} replaces the whole image", "mount a folder")
+        _add(state, instruction, stage, kind, options, path, before, after)
+    return Mounted(tuple(before), tuple(after))
+
+
+def _add(
+    state: StageState,
+    instruction: Instruction,
+    stage: Stage,
+    kind: str,
+    options: dict[str, str],
+    path: str,
+    before: list[str],
+    after: list[str],
+) -> None:
+    target = quote_path(path)
+    origin, source = options.get("from"), options.get("source") or options.get("src") or "/"
+    if kind == "bind":
+        before.append(f"mount_in {stage(origin, source, instruction)} {target}")
+        after.insert(0, f"mount_out {target} ''")
+        return
+    if origin or "source" in options or "src" in options:
+        raise instruction.refuse("a cache with content from elsewhere is not supported", "COPY --from it")
+    keeps = ""
+    if kind == "cache":  # it lasts for the whole build, as the first build with an empty cache sees it
+        key = hashlib.sha256((options.get("id") or path).encode()).hexdigest()[:12]
+        keeps = f"{STAGING}/cache-{key}"
+        before.append(f"if [ -d {keeps} ]; then mount_in {keeps} {target}; else mount_in '' {target}; fi")
+    else:
+        before.append(f"mount_in '' {target}")
+        before.append(f"chmod 1777 {target}")
+    if "mode" in options:
+        before.append(f"chmod {quote_path(options['mode'])} {target}")
+    if "uid" in options or "gid" in options:
+        before.append(f"chown {quote_path(options.get('uid', '0') + ':' + options.get('gid', '0'))} {target}")
+    after.insert(0, f"mount_out {target} {keeps or repr('')}")
+
+
+def _options(value: str) -> dict[str, str]:
+    fields = next(csv.reader([value]), [])
+    return {key.strip().lower(): text for key, _, text in (field.partition("=") for field in fields)}

@@ -1,0 +1,136 @@
+"""What a converter knows at one place of a stage: the image so far, and what the next instruction would see."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from harness.definition.context import Context
+from harness.definition.dockerfile import Instruction
+from harness.definition.model import CopiedFile, Layer
+from harness.definition.shell import quote_path
+from harness.definition.words import Scope, Value, change, expand, plain_text, saved_name, shell_word
+
+DEFAULT_SHELL = ("/bin/sh", "-c")
+ROOT_USERS = frozenset({"", "root", "0", "root:root", "0:0", "root:0", "0:root"})
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """What an image's configuration says beside its files; the defaults are Docker's for an image that says nothing."""
+
+    user: str = ""
+    workdir: str = "/"
+    shell: tuple[str, ...] = DEFAULT_SHELL
+    onbuild: tuple[str, ...] = ()
+
+
+@dataclass
+class StageState:
+    """One stage while it is read, top to bottom.
+
+    Attributes:
+        base: what follows ``From:``.
+        arguments: build arguments with their defaults.
+        scope: names that the next instruction can refer to.
+        environment: ENV so far; ``saved``: the base's variables that it both replaces and refers to afterwards.
+        commands, files: for %post and %files.
+        sends: commands that pack what other stages copy from this one.
+        cmd_is_own: CMD was written in this stage, so that an ENTRYPOINT does not reset it.
+        numbers: numbers of staging folders, shared by all stages.
+        onbuild: recorded triggers.
+    """
+
+    name: str
+    base: str
+    context: Context
+    arguments: dict[str, str] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
+    environment: dict[str, Value] = field(default_factory=dict)
+    saved: set[str] = field(default_factory=set)
+    labels: dict[str, str] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    files: list[CopiedFile] = field(default_factory=list)
+    sends: list[str] = field(default_factory=list)
+    workdir: str = "/"
+    user: str = ""
+    shell: tuple[str, ...] = DEFAULT_SHELL
+    entrypoint: Instruction | None = None
+    entrypoint_shell: tuple[str, ...] = DEFAULT_SHELL
+    cmd: Instruction | None = None
+    cmd_shell: tuple[str, ...] = DEFAULT_SHELL
+    cmd_is_own: bool = False
+    onbuild: list[str] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def child(self, name: str) -> StageState:
+        """A stage that starts from this one: the same commands again, but ARGs end with their stage."""
+        numbers, self.numbers = self.numbers, iter(())
+        other = copy.deepcopy(self)
+        self.numbers = other.numbers = numbers
+        other.name, other.sends, other.onbuild = name, [], []
+        other.cmd_is_own = False
+        gone = [n for n in other.scope.values if n not in other.environment]
+        if gone:
+            other.commands.append(f"unset {' '.join(gone)}")
+        other.scope = Scope(
+            {n: v for n, v in other.scope.values.items() if n in other.environment}, other.scope.assumed
+        )
+        return other
+
+    def value(self, word: str, instruction: Instruction) -> Value:
+        """A word of an instruction, expanded."""
+        return expand(word, self.scope, where=instruction.where, escape=instruction.escape)
+
+    def text(self, word: str, instruction: Instruction) -> str:
+        """As :meth:`value`, where only text and build arguments can be used."""
+        return plain_text(self.value(word, instruction), where=instruction.where, what=instruction.name)
+
+    def path(self, text: str) -> str:
+        """A path against WORKDIR."""
+        return posixpath.normpath(posixpath.join(self.workdir, text))
+
+    def keep_base_values(self, value: Value) -> Value:
+        """A value for a variable: what it says of the base's variables must not change with later ENVs."""
+        names = {p for p in _names(value) if p in self.environment}
+        self.saved |= names
+        return change(value, lambda p: type(p)("saved", p.text, "", p.operator, p.word) if _is_in(p, names) else p)
+
+    def enter(self) -> str:
+        """The command that goes to WORKDIR."""
+        return f"cd {quote_path(self.workdir)}"
+
+    def layer(self) -> Layer:
+        """All of it, for a definition."""
+        first = [f'{saved_name(n)}="${{{n}:-}}"' for n in sorted(self.saved)]
+        guards = [
+            f'[ {"-n" if is_set else "-z"} "{{{{ {name} }}}}" ] || {{ echo "build argument {name} must '
+            f'{"not be" if is_set else "stay"} empty: the definition was written for that" >&2; exit 1; }}'
+            for name, is_set in sorted(self.scope.assumed.items())
+            if name in self.arguments
+        ]
+        return Layer(
+            files=tuple(self.files),
+            commands=(*first, *guards, *self.commands),
+            environment=tuple(self.environment.items()),
+            labels=tuple(self.labels.items()),
+        )
+
+    def export(self, name: str, value: Value) -> None:
+        """Set a variable for the commands that follow."""
+        self.commands.append(f"export {name}={shell_word(value)}")
+
+
+def _names(value: Value) -> set[str]:
+    own = {part.text for part in value if part.kind == "variable"}
+    return own.union(*(_names(part.word) for part in value))
+
+
+def _is_in(part: object, names: set[str]) -> bool:
+    return getattr(part, "kind", "") == "variable" and getattr(part, "text", "") in names
+
+
+Handler = Callable[[StageState, Instruction], None]

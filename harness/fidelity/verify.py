@@ -1,0 +1,245 @@
+"""Building a Dockerfile with Docker, and a definition with Apptainer, and comparing the two.
+
+Apptainer shows a build the machine's own /tmp and /var/tmp, writable. What is built here comes from anywhere, so every
+Apptainer runs in a mount namespace whose /tmp and /var/tmp are folders of the lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness.definition.context import Context
+from harness.definition.convert import BaseConfig, convert
+from harness.definition.dockerfile import read_dockerfile
+from harness.definition.writer import write_definition
+from harness.errors import CommandError, HarnessError, MissingToolError, SpecError
+from harness.fidelity.behaviour import Behaviour, apptainer_behaviour, docker_behaviour
+from harness.fidelity.docker import Docker, docker_engine, streamed
+from harness.fidelity.tree import Entry, compare_trees, read_tree
+from harness.image.base import base_source
+from harness.image.build import remove_tree
+from harness.image.engine import Engine, find_engine
+from harness.image.process import CommandResult, run_command
+from harness.image.registry import ImageReference, LocalRegistry
+
+Outcome = Literal["identical", "different", "refused", "failed"]
+BUILD_SECONDS = 900.0
+RUN_SECONDS = 60.0
+DEBIAN = "debian:bookworm-slim"
+SHARED = (Path("/tmp"), Path("/var/tmp"))
+_ISOLATED = 'mount --bind "$1" /tmp && mount --bind "$2" /var/tmp && shift 2 && exec "$@"'
+
+Converter = Callable[[Path], str]
+"""A Dockerfile -> the text of a definition to build in the Dockerfile's folder; SpecError refuses."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one Dockerfile.
+
+    Attributes:
+        outcome: ``different`` is what nobody would notice: built, and not the same.
+        details: the differences, or why it was refused or failed.
+    """
+
+    outcome: Outcome
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What Docker built."""
+
+    tree: dict[str, Entry]
+    behaviour: Behaviour
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Docker, Apptainer and a registry that serves both the same bases.
+
+    Attributes:
+        docker, engine: the two builders.
+        registry: serves Apptainer the bases that Docker has.
+        work: a folder for everything that is made; outside /tmp.
+        published: images that the registry serves.
+    """
+
+    docker: Docker
+    engine: Engine
+    registry: LocalRegistry
+    work: Path
+    published: set[str] = field(default_factory=set)
+
+    def publish(self, name: str) -> None:
+        """Let Apptainer have an image of Docker's under its own name."""
+        image = ImageReference.parse(name)
+        served = str(self.registry.reference(image))
+        self.docker.call("tag", name, served)
+        self.docker.call("push", "-q", served)
+        self.published.add(str(image))
+
+    def reference(self, dockerfile: Path, context: Path) -> Reference:
+        """Build with Docker.
+
+        Raises:
+            CommandError: Docker cannot build it.
+        """
+        tag = "harness-verify:reference"
+        self.docker.build(context, dockerfile, tag)
+        with self.docker.exported(tag) as stream:
+            tree = read_tree(stream)
+        return Reference(tree, docker_behaviour(self.docker.config(tag)))
+
+    def base_config(self, reference: str) -> BaseConfig:
+        """What an image that Docker has says of itself."""
+        config = self.docker.config(reference)
+        shell = tuple(config.get("Shell") or BaseConfig().shell)
+        onbuild = tuple(config.get("OnBuild") or ())
+        return BaseConfig(config.get("User") or "", config.get("WorkingDir") or "/", shell, onbuild)
+
+    def verify(self, context: Path, converter: Converter, wanted: Reference) -> Verdict:
+        """Convert the Dockerfile of ``context``, build with Apptainer, and compare."""
+        try:
+            text = converter(context / "Dockerfile")
+        except SpecError as error:
+            return Verdict("refused", (str(error),))
+        except HarnessError as error:
+            return Verdict("failed", (str(error),))
+        with tempfile.TemporaryDirectory(dir=self.work, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            try:
+                lines = self._build_and_compare(text, context, folder, wanted)
+            except CommandError as error:
+                return Verdict("failed", (_cause(error),))
+            finally:
+                remove_tree(folder / "sandbox")
+        return Verdict("different" if lines else "identical", tuple(lines))
+
+    def _build_and_compare(self, text: str, context: Path, folder: Path, wanted: Reference) -> list[str]:
+        recipe, sandbox = folder / "image.def", folder / "sandbox"
+        recipe.write_text(self._served(text), encoding="utf-8")
+        self._apptainer(folder, ["build", "--fakeroot", "--sandbox", str(sandbox), str(recipe)], cwd=context)
+        inside = ["tar", "-C", str(sandbox), "--numeric-owner", "-cf", "-", "."]
+        with streamed(["unshare", "--map-root-user", "--map-auto", *inside]) as stream:
+            lines = compare_trees(wanted.tree, read_tree(stream))
+
+        def execute(command: list[str]) -> str:
+            start = ["-q", "exec", *self.engine.run_flags(), "--cleanenv", "--contain", "--pwd", "/", str(sandbox)]
+            return self._apptainer(folder, [*start, *command], check=False).stdout
+
+        return lines + apptainer_behaviour(execute, sandbox).differences(wanted.behaviour)
+
+    def _apptainer(
+        self, folder: Path, arguments: list[str], *, cwd: Path | None = None, check: bool = True
+    ) -> CommandResult:
+        """Run Apptainer where /tmp and /var/tmp are empty folders below ``folder``."""
+        private = [folder / "tmp", folder / "var-tmp"]
+        for path in private:
+            path.mkdir(exist_ok=True)
+            path.chmod(0o1777)
+        isolated = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", _ISOLATED, "sh"]
+        prefix = self.engine.variable_prefix
+        environment = {f"{prefix}_TMPDIR": str(folder), f"{prefix}_CACHEDIR": str(self.work / "cache")}
+        return run_command(
+            [*isolated, *map(str, private), str(self.engine.path), *arguments],
+            cwd=cwd or self.work,  # one that is still there with another /tmp
+            env={**os.environ, **environment, f"{prefix}_NOHTTPS": "1"},
+            timeout_s=BUILD_SECONDS if arguments[0] == "build" else RUN_SECONDS,
+            separate_stdout=arguments[0] != "build",
+            check=check,
+            what="apptainer",
+        )
+
+    def _served(self, text: str) -> str:
+        """The definition with each base that our registry serves taken from there.
+
+        Apptainer asks Docker Hub itself before any mirror, so a mirror's configuration does not help.
+        """
+        sections = re.split(r"(?mi)^(?=bootstrap:)", text)
+        for position, section in enumerate(sections):
+            found = re.search(r"(?m)^From: *(\S.*)$", section)
+            if found is None:
+                continue
+            resolved = found[1]
+            for name, value in re.findall(r"(?m)^(\w+)=(.*)$", section.partition("%arguments")[2]):
+                resolved = resolved.replace(f"{{{{ {name} }}}}", value)
+            with contextlib.suppress(HarnessError):
+                image = ImageReference.parse(resolved)
+                if str(image) in self.published:
+                    sections[position] = section.replace(found[0], f"From: {self.registry.reference(image)}", 1)
+        return "".join(sections)
+
+
+@contextlib.contextmanager
+def open_lab(cache: Path) -> Iterator[Lab]:
+    """A lab that knows Debian, bootstrapped where no registry answers.
+
+    Raises:
+        MissingToolError: a builder is not on this machine, or the user is not root. HarnessError: one did not start.
+    """
+    engine = find_engine()
+    if os.geteuid() != 0:
+        raise MissingToolError("keeping builds off the machine's /tmp needs root", fix="run as root")
+    cache = cache.resolve()
+    if any(cache.is_relative_to(shared) for shared in SHARED):
+        raise MissingToolError(
+            "the cache is below /tmp, which builds may see", where=str(cache), fix="set HARNESS_CACHE to another folder"
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        work = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(dir=cache, prefix="v-", ignore_cleanup_errors=True))
+        )
+        docker = stack.enter_context(docker_engine(work / "docker"))
+        registry = stack.enter_context(LocalRegistry(work / "registry", read_only=False))
+        lab = Lab(docker, engine, registry, work)
+        with base_source(DEBIAN, cache) as source:
+            docker.call("pull", "-q", source.resolved)
+            docker.call("tag", source.resolved, DEBIAN)
+        lab.publish(DEBIAN)
+        yield lab
+
+
+def our_converter(lab: Lab) -> Converter:
+    """This project's converter, told what the bases say of themselves."""
+
+    def converted(dockerfile: Path) -> str:
+        context = Context.of(dockerfile.parent, ".", dockerfile=dockerfile)
+        known = {name: lab.base_config(name) for name in _images(lab, dockerfile)}
+        return write_definition(convert(read_dockerfile(dockerfile, dockerfile.name), context, bases=known))
+
+    return converted
+
+
+def verify_dockerfile(dockerfile: Path, cache: Path) -> Verdict:
+    """Does our definition build what ``dockerfile``, in its folder, builds?
+
+    Raises:
+        MissingToolError, HarnessError: as :func:`open_lab`. CommandError: Docker cannot build the Dockerfile.
+    """
+    with open_lab(cache) as lab:
+        context = Path(shutil.copytree(dockerfile.parent, lab.work / "context", symlinks=True))
+        if dockerfile.name != "Dockerfile":
+            shutil.copy(dockerfile, context / "Dockerfile")
+        return lab.verify(context, our_converter(lab), lab.reference(context / "Dockerfile", context))
+
+
+def _images(lab: Lab, dockerfile: Path) -> list[str]:
+    """Images that Docker has and that the Dockerfile mentions."""
+    listed = lab.docker.call("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+    text = dockerfile.read_text(encoding="utf-8")
+    return [name for name in listed if "<none>" not in name and name.split(":")[0] in text]
+
+
+def _cause(error: CommandError) -> str:
+    lines = [line for line in error.output.splitlines() if line.strip() and not line.startswith(("+", "INFO"))]
+    return (lines[-2:-1] or [str(error)])[0].strip()[:300] + (f" / {lines[-1].strip()[:200]}" if lines else "")
