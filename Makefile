@@ -10,7 +10,7 @@ SITE ?= default
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test lint setup engine scheduler bases build-sif defs jobs submit check status report list doctor cluster \
+.PHONY: help demo test test-all fidelity lint setup engine scheduler bases build-sif defs jobs submit check status report list doctor cluster \
 	cluster-stop lock format clean
 
 help: ## This list
@@ -24,6 +24,14 @@ test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests
 	$(MACHINE) slurm registry test
 	$(MAKE) --no-print-directory lint
 	.venv/bin/pytest
+
+test-all: test ## And the whole corpus of Dockerfiles
+	$(MACHINE) docker
+	.venv/bin/python -m harness.fidelity tests/corpus --ours-only
+
+fidelity: engine ## Compare this converter and spython (if on PATH) with Docker; write docs/fidelity.md
+	$(MACHINE) docker registry
+	.venv/bin/python -m harness.fidelity tests/corpus --table docs/fidelity.md
 
 lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the generated files
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
