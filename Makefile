@@ -10,8 +10,8 @@ SITE ?= default
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all lint setup engine scheduler bases build-sif inspect rebuild defs jobs submit check status report list doctor cluster \
-	cluster-stop lock format clean
+.PHONY: help demo test test-all fidelity lint setup engine scheduler bases build-sif inspect rebuild defs jobs submit \
+	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
 	@echo "make TARGET [TUT=2] [VARIANT=cpu|cuda] [PRESET=smoke|bench|full] [SITE=default]"; echo
@@ -25,8 +25,14 @@ test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests
 	$(MAKE) --no-print-directory lint
 	.venv/bin/pytest
 
-test-all: test ## And what takes minutes: the real CPU image, built twice, is the same file
+test-all: test ## And what takes minutes: the pytorch image built twice, the whole corpus of Dockerfiles
+	$(MACHINE) docker
 	.venv/bin/pytest -m slow
+	.venv/bin/python -m harness.fidelity tests/corpus --ours-only
+
+fidelity: engine ## Compare this converter and spython (if on PATH) with Docker; write docs/fidelity.md
+	$(MACHINE) docker registry
+	.venv/bin/python -m harness.fidelity tests/corpus --table docs/fidelity.md
 
 lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the generated files
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

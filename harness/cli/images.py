@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +16,12 @@ from harness.catalog.catalog import Manifest
 from harness.cli.console import progress
 from harness.cli.generated import write_or_check
 from harness.cli.options import SiteOption, TutorialsArgument, VariantOption
+from harness.definition.context import Context
 from harness.definition.convert import convert as convert_instructions
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
+from harness.fidelity.verify import verify_dockerfile
 from harness.image.build import ImageBuilder
 from harness.image.engine import find_engine
 from harness.project import Project, Variant, image_name, parse_variant
@@ -66,14 +69,24 @@ def convert(
             help="Build context, relative to where `apptainer build` will run; default: the Dockerfile's folder."
         ),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also build it with Docker and with Apptainer, and compare (root).")
+    ] = False,
 ) -> None:
     """Convert a Dockerfile to an Apptainer definition file; what a definition cannot express is refused.
 
-    Example: harness convert containers/pytorch/Dockerfile.cpu -o pytorch.def
+    Examples: harness convert containers/pytorch/Dockerfile.cpu -o pytorch.def; harness convert --verify Dockerfile
     """
-    definition = convert_instructions(
-        read_dockerfile(dockerfile), context if context is not None else str(dockerfile.parent)
-    )
+    prefix = context if context is not None else str(dockerfile.parent)
+    found = Context.of(dockerfile.parent if context is None else Path(context), prefix, dockerfile=dockerfile)
+    definition = convert_instructions(read_dockerfile(dockerfile), found)
+    if verify:
+        verdict = verify_dockerfile(dockerfile, Path(os.environ.get("HARNESS_CACHE") or "cache"))
+        for line in verdict.details:
+            typer.echo(line, err=True)
+        typer.echo(f"{dockerfile}: {verdict.outcome}", err=True)
+        if verdict.outcome != "identical":
+            raise typer.Exit(1)
     text = write_definition(definition)
     if output is None:
         typer.echo(text, nl=False)

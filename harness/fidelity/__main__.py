@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="write the table here")
     parser.add_argument("--ours-only", action="store_true", help="leave spython out")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the engines end with us
     results: list[CaseResult] = []
     missing = 0
     with open_lab(Path(os.environ.get("HARNESS_CACHE") or "cache")) as lab:

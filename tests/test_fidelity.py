@@ -1,0 +1,74 @@
+"""Definitions build what their Dockerfiles build: a part of the corpus on real engines; `make test-all` runs all."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from harness.errors import MissingToolError
+from harness.fidelity.corpus import CaseResult, add_bases, case_names, render_table, run_case
+from harness.fidelity.tree import compare_trees, read_tree
+from harness.fidelity.verify import Verdict, open_lab, our_converter
+
+CORPUS = Path(__file__).parent / "corpus"
+SMALL_PART = ("run-own-tmp", "user-runs", "stages-named", "copy-modes", "env-base-replaced", "start-inherit-entrypoint")
+
+
+def archive(**entries: tuple[str, int, int]) -> io.BytesIO:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as packed:
+        for name, (content, mode, owner) in entries.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.uid = len(content), mode, owner
+            packed.addfile(member, io.BytesIO(content.encode()))
+    stream.seek(0)
+    return stream
+
+
+def test_trees_differ_by_presence_mode_owner_and_content() -> None:
+    wanted = read_tree(archive(a=("x", 0o644, 0), b=("x", 0o644, 0), c=("x", 0o644, 0)))
+    found = read_tree(archive(b=("y", 0o4755, 7), c=("x", 0o644, 0), d=("", 0o644, 0)))
+    lines = compare_trees(wanted, found)
+    assert lines == [
+        "/a is missing",
+        "/d is too many",
+        "/b: mode 4755, not 0644",
+        "/b: owner 7:0, not 0:0",
+        "/b: other content",
+    ]
+    assert compare_trees(wanted, wanted) == []
+
+
+def test_the_table_counts_what_nobody_would_notice_apart() -> None:
+    results = [
+        CaseResult("a", {"ours": Verdict("identical"), "other": Verdict("different", ("/x | y", "z"))}, 1.0),
+        CaseResult("b", {"ours": Verdict("refused", ("why",)), "other": Verdict("failed", ("no",))}, 1.0),
+    ]
+    table = render_table(results)
+    assert "| wrong silently | 0 | 1 |" in table
+    assert "| `a` | identical | **wrong silently**: /x \\| y (and 1 more) |" in table
+
+
+def test_the_corpus_is_large_enough() -> None:
+    assert len(case_names(CORPUS)) >= 60
+
+
+@pytest.mark.docker
+@pytest.mark.apptainer
+def test_a_part_of_the_corpus_is_identical(cache: Path) -> None:
+    cache = Path(os.environ.get("HARNESS_CACHE") or cache)
+    try:
+        lab_context = open_lab(cache)
+        lab = lab_context.__enter__()
+    except MissingToolError as error:
+        pytest.skip(str(error))
+    try:
+        add_bases(lab, CORPUS)
+        verdicts = {n: run_case(lab, CORPUS / n, {"ours": our_converter(lab)}).verdicts["ours"] for n in SMALL_PART}
+    finally:
+        lab_context.__exit__(None, None, None)
+    assert {name: v.details for name, v in verdicts.items() if v.outcome != "identical"} == {}
