@@ -105,7 +105,7 @@ def test_the_lines_that_make_a_definition_reproducible_stand_around_its_own() ->
     own = Layer(files=(CopiedFile("a", "/.harness-build/0/a"),), commands=("echo own",))
     definition = Definition("docker", "debian", layers=(own,))
     text = write_definition(reproducible(definition))
-    places = [text.index(part) for part in ("SOURCE_DATE_EPOCH", "chmod -R", "echo own", "/etc/machine-id")]
+    places = [text.index(part) for part in ("chmod -R", "SOURCE_DATE_EPOCH", "echo own", "/etc/machine-id")]
     assert places == sorted(places)
     assert "org.label-schema.build-date 2026-11-01T00:00:00Z\n" in text
     unstaged = replace(definition, layers=(Layer(commands=("echo own",)),))

@@ -48,7 +48,8 @@ def stack_definition(project: Project, stack: Stack, variant: Variant) -> Defini
         ("org.supercontainers.gpu", "nvidia" if variant == "cuda" else "none"),
         ("org.supercontainers.python", parts.python),
     )
-    return replace(definition.with_layer(Layer(labels=labels)), test="\n".join(["set -e", *parts.test]))
+    # Every tutorial on top brings its own start command.
+    return replace(definition.with_layer(Layer(labels=labels)), runscript=None, test="\n".join(["set -e", *parts.test]))
 
 
 def tutorial_definition(project: Project, tutorial: Tutorial, variant: Variant) -> Definition:

@@ -18,17 +18,14 @@ LENT_BY_THE_BUILDER = (
 )
 
 # Apptainer mounts the machine's own /tmp and /var/tmp, writable, while %post runs. Docker's RUN has the image's: there
-# `rm -rf /tmp/*` is a habit, and here it would delete the files of whoever builds. Where they cannot be taken away the
-# build ends before the first command.
+# `rm -rf /tmp/*` is a habit, and here it would delete the files of whoever builds; and what a RUN leaves in /tmp is in
+# a Docker image. The image's own folders are below those mounts, however many; a second view of the root shows them.
+# Where that cannot be had, the build ends before the first command.
 PRIVATE_TMP = (
-    "# The machine's own /tmp and /var/tmp are mounted here: no command below may see them.",
-    "umount -n -l /tmp /var/tmp 2>/dev/null || :",
-    "mounts=$(cat /proc/self/mountinfo)",
-    'case "$mounts" in',
-    '*" /tmp r"[ow]* | *" /var/tmp r"[ow]*)',
-    '    echo "the machine\'s own /tmp is in reach of this build, and umount does not help" >&2; exit 1 ;;',
-    "esac",
-    "unset mounts",
+    "for folder in /tmp /var/tmp; do # the image's own: the machine's are mounted here, and no command may see them",
+    '    mount --bind / /mnt && mount --bind "/mnt$folder" "$folder" && umount /mnt ||',
+    """        { echo "the machine's own $folder is in reach of this build" >&2; exit 1; }""",
+    "done",
 )
 
 
