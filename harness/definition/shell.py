@@ -169,7 +169,7 @@ _NEEDS = {"own": ("folder",)}
 def functions_for(commands: Iterable[str]) -> list[str]:
     """The text of the functions that the commands call, and of those that these call."""
     text = "\n".join(commands)
-    called = {name for name in FUNCTIONS if re.search(rf"(?:^|[(;]\s*|\$\(){name} ", text, re.MULTILINE)}
+    called = {name for name in FUNCTIONS if re.search(rf"(?<![\w/.-]){name} ", text)}
     for name in sorted(called):
         called.update(_NEEDS.get(name, ()))
     return [body for name, body in FUNCTIONS.items() if name in called]
