@@ -116,10 +116,10 @@ send() { # number, sources: packs what another stage copies from this one
     done
 }""",
     "receive": """\
-receive() { # number: unpacks what the other stage sent, as root's
+receive() { # number: unpacks what the other stage sent, owners kept
     for sent in "$1"/*.*; do
         mkdir -p "${sent%.*}"
-        tar -xpf "$sent" --no-same-owner -C "${sent%.*}"
+        tar -xpf "$sent" --numeric-owner -C "${sent%.*}"
     done
 }""",
     "received": """\
