@@ -164,3 +164,13 @@ def test_what_a_definition_cannot_say_is_refused_with_its_line(text: str, line: 
     assert str(error.value).startswith(f"Dockerfile:{line}:")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_definition_holds_the_functions_that_its_commands_call() -> None:
+    text = definition(
+        "FROM debian AS a\nRUN echo x > /x\nFROM debian\nCOPY --from=a --chown=app /x /y\n"
+        "RUN --mount=type=cache,target=/c true\nUSER app\nWORKDIR /w\nRUN true\n"
+    )
+    for name in ("receive", "received", "own", "owner", "folder", "copy", "mount_in", "mount_out", "run_as"):
+        assert f"\n{name}() {{" in text, name
+    assert "\nsend() {" in text.partition("\nBootstrap:")[0]

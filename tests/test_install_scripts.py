@@ -231,7 +231,7 @@ def test_running_it_again_changes_nothing(tmp_path: Path) -> None:
 def test_packages_needs_a_known_group(tmp_path: Path) -> None:
     status, text = run(INSTALL_PACKAGES, "slrum", tmp=tmp_path)
     assert status == 2
-    assert "unknown group slrum; the groups are: base slurm registry test" in text
+    assert "unknown group slrum; the groups are: base slurm registry docker test" in text
     assert run(INSTALL_PACKAGES, tmp=tmp_path)[0] == 2
 
 

@@ -116,10 +116,10 @@ send() { # number, sources: packs what another stage copies from this one
     done
 }""",
     "receive": """\
-receive() { # number: unpacks what the other stage sent, as root's
+receive() { # number: unpacks what the other stage sent, owners kept
     for sent in "$1"/*.*; do
         mkdir -p "${sent%.*}"
-        tar -xpf "$sent" --no-same-owner -C "${sent%.*}"
+        tar -xpf "$sent" --numeric-owner -C "${sent%.*}"
     done
 }""",
     "received": """\
@@ -155,11 +155,11 @@ mount_in() { # content or '', target: puts it, or an empty folder, in the target
     if [ -z "$1" ]; then mkdir "$2"; elif [ -d "$1" ]; then mv "$1" "$2"; else cp -a "$1" "$2"; fi
 }""",
     "mount_out": """\
-mount_out() { # target, where its content is kept or '': an empty mount point stays, as after Docker's mounts
+mount_out() { # target, where its content is kept or '': an empty folder stays, as after Docker's mounts
     kind=file; [ ! -d "$1" ] || kind=folder
     if [ -n "$2" ]; then mkdir -p "$(dirname "$2")"; rm -rf "$2"; mv "$1" "$2"; else rm -rf "$1"; fi
     if [ -e "$1.harness-aside" ] || [ -L "$1.harness-aside" ]; then mv "$1.harness-aside" "$1"
-    elif [ $kind = folder ]; then mkdir "$1"; else : > "$1"; fi
+    elif [ $kind = folder ]; then mkdir "$1"; fi
 }""",
 }
 
@@ -169,7 +169,7 @@ _NEEDS = {"own": ("folder",)}
 def functions_for(commands: Iterable[str]) -> list[str]:
     """The text of the functions that the commands call, and of those that these call."""
     text = "\n".join(commands)
-    called = {name for name in FUNCTIONS if re.search(rf"(?:^|[(;]\s*|\$\(){name} ", text, re.MULTILINE)}
+    called = {name for name in FUNCTIONS if re.search(rf"(?<![\w/.-]){name} ", text)}
     for name in sorted(called):
         called.update(_NEEDS.get(name, ()))
     return [body for name, body in FUNCTIONS.items() if name in called]

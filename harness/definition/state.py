@@ -76,9 +76,10 @@ class StageState:
         gone = [n for n in other.scope.values if n not in other.environment]
         if gone:
             other.commands.append(f"unset {' '.join(gone)}")
-        other.scope = Scope(
-            {n: v for n, v in other.scope.values.items() if n in other.environment}, other.scope.assumed
-        )
+        for name, value in other.environment.items():
+            if other.scope.values.get(name) != value:  # an ARG hid it
+                other.export(name, value)
+        other.scope = Scope(dict(other.environment), other.scope.assumed)
         return other
 
     def value(self, word: str, instruction: Instruction) -> Value:

@@ -34,11 +34,11 @@ def global_arg(instruction: Instruction, scope: Scope, arguments: dict[str, str]
 
 
 def arg(state: StageState, instruction: Instruction, global_scope: Scope, global_arguments: dict[str, str]) -> None:
-    """ARG in a stage: a variable of the RUNs that follow, unless ENV has that name."""
+    """ARG in a stage: a variable of the instructions that follow, until an ENV of that name; never of the image."""
     for word in instruction.values:
         name, separator, default = word.partition("=")
-        if name in state.environment:
-            continue  # Docker: ENV always wins
+        if name in state.environment and not separator and name not in global_scope.values:
+            continue  # without a value of its own it changes nothing; with one BuildKit lets it hide ENV's
         automatic = platform_arguments()
         if separator:
             value = _declared(name, state.value(default, instruction), state.arguments, instruction)

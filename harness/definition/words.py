@@ -138,7 +138,7 @@ class _Reader:
         wants_text = operator.startswith(":")
         if name in self.scope.values and not wants_text:  # defined, perhaps empty
             return alternative if operator == "+" else value
-        if any(part.kind == "text" for part in value):
+        if _is_surely_set(value):
             is_set = True
         elif any(part.kind == "argument" for part in value):
             is_set = any(part.default for part in value)
@@ -163,6 +163,11 @@ class _Reader:
             where=self.where,
             fix="use ${NAME}, ${NAME:-x} or ${NAME:+x}",
         )
+
+
+def _is_surely_set(value: Value) -> bool:
+    """Some text is in it, whatever the base says."""
+    return any(p.kind == "text" or (p.operator == ":-" and _is_surely_set(p.word)) for p in value)
 
 
 def merge(parts: Iterable[Part]) -> Value:
