@@ -67,19 +67,19 @@ class StageState:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def child(self, name: str) -> StageState:
-        """A stage that starts from this one: the same commands again, but ARGs end with their stage."""
+        """A stage that starts from this one: the same commands again, its ARGs too, except where they hid an ENV.
+
+        Measured with BuildKit of Docker 20.10.
+        """
         numbers, self.numbers = self.numbers, iter(())
         other = copy.deepcopy(self)
         self.numbers = other.numbers = numbers
         other.name, other.sends, other.onbuild = name, [], []
         other.cmd_is_own = False
-        gone = [n for n in other.scope.values if n not in other.environment]
-        if gone:
-            other.commands.append(f"unset {' '.join(gone)}")
         for name, value in other.environment.items():
             if other.scope.values.get(name) != value:  # an ARG hid it
                 other.export(name, value)
-        other.scope = Scope(dict(other.environment), other.scope.assumed)
+        other.scope = Scope({**other.scope.values, **other.environment}, other.scope.assumed)
         return other
 
     def value(self, word: str, instruction: Instruction) -> Value:

@@ -23,7 +23,7 @@ LENT_BY_THE_BUILDER = (
 # Where that cannot be had, the build ends before the first command.
 PRIVATE_TMP = (
     "for folder in /tmp /var/tmp; do # the image's own: the machine's are mounted here, and no command may see them",
-    '    mount --bind / /mnt && mount --bind "/mnt$folder" "$folder" && umount /mnt ||',
+    '    mount -n --bind / /mnt && mount -n --bind "/mnt$folder" "$folder" && umount -n /mnt ||',
     """        { echo "the machine's own $folder is in reach of this build" >&2; exit 1; }""",
     "done",
 )
