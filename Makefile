@@ -21,7 +21,7 @@ demo: engine scheduler bases ## Build three images, run them as jobs on real dat
 	$(HARNESS) demo $(foreach t,$(TUT),--tutorial $(t))
 
 test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests on real parts
-	$(MACHINE) slurm registry test
+	@$(MACHINE) slurm registry test || { test -z "$$CI" && echo "going on: tests that need those are skipped"; }
 	$(MAKE) --no-print-directory lint
 	.venv/bin/pytest
 
@@ -38,7 +38,8 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
-	shellcheck -x .ci/run scripts/* jobs/*.job jobs/lib/*.sh
+	@if command -v shellcheck; then shellcheck -x .ci/run scripts/* jobs/*.job jobs/lib/*.sh; \
+	else echo "no shellcheck here" && test -z "$$CI"; fi
 	$(HARNESS) defs --check && $(HARNESS) jobs --check
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
