@@ -8,6 +8,7 @@ import os
 import re
 import selectors
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -119,8 +120,9 @@ def run_command(
             umask=umask,
             start_new_session=True,
         )
-    except FileNotFoundError as error:
-        if cwd is not None and not cwd.is_dir():
+    except (FileNotFoundError, PermissionError) as error:
+        # A folder of PATH that may not be read turns "not found" into "permission denied".
+        if (cwd is not None and not cwd.is_dir()) or shutil.which(argv[0]) is not None:
             raise
         raise MissingToolError(f"{argv[0]} is not on this machine", where=where, fix=fix) from error
     stdout: deque[str] = deque(maxlen=KEPT_LINES)
