@@ -31,8 +31,8 @@ DIFFER_BY_NATURE = {
 }
 
 LIST = (
-    "cd / && find . -xdev -mindepth 1 -path ./proc -prune -o -path ./sys -prune -o -path ./dev -prune -o -path ./tmp -prune"
-    " -o -path ./mnt -prune -o -printf '%y %m %U:%G %l %p\\n' | sort -k5"
+    "cd / && find . -xdev -mindepth 1 -path ./proc -prune -o -path ./sys -prune -o -path ./dev -prune"
+    " -o -path ./tmp -prune -o -path ./mnt -prune -o -printf '%y %m %U:%G %l %p\\n' | sort -k5"
     " && find . -xdev -type f -not -path './proc/*' -not -path './sys/*' -not -path './dev/*' -exec sha256sum {} +"
     " | sort -k2"
 )
