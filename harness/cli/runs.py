@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,18 +22,10 @@ from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
 from harness.report.text import print_report
-from harness.run.campaign import (
-    RunRecord,
-    cancel_run,
-    expected_image,
-    gather,
-    latest_run,
-    list_runs,
-    read_record,
-    submit_run,
-    wait_for_runs,
-)
+from harness.run.campaign import RunRequest, expected_image, submit_runs
+from harness.run.following import cancel_run, gather_all, may_have_a_job, wait_for_runs
 from harness.run.paths import RunPaths
+from harness.run.records import latest_run, newest_runs, read_record
 from harness.scheduler.base import JobStatus
 from harness.site import DEFAULT_SITE
 from harness.tutorial import load_tutorial, tutorial_ids
@@ -55,21 +48,26 @@ def submit(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="An option for sbatch, such as --gres=shard:16.")
     ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
+    ] = False,
 ) -> None:
     """Submit jobs and return; `harness wait` and `harness check` work later from any shell.
 
-    Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16
+    Several tutorials that ask for the same resources become one job array.
+
+    Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16;
+    harness submit --pack --preset smoke
     """
     project = Project.find()
-    for name in tutorials or tutorial_ids(project):
-        run = submit_run(
-            project,
-            load_tutorial(project, name),
-            parse_variant(variant),
-            parse_preset(preset),
-            site,
-            options=option or (),
-        )
+    requests = [
+        RunRequest(load_tutorial(project, name), parse_variant(chosen), parse_preset(size))
+        for name in tutorials or tutorial_ids(project)
+        for chosen in variant.split(",")
+        for size in preset.split(",")
+    ]
+    how: Literal["array", "pack"] = "pack" if pack else "array"
+    for run in submit_runs(project, requests, site, options=option or (), how=how):
         typer.echo(run.folder.relative_to(project.root))
 
 
@@ -82,8 +80,8 @@ def status(
     """
     project = Project.find()
     table = Table("run", "job", "state", "node", "age", box=None, pad_edge=False)
-    for record in list_runs(project)[:limit]:
-        evidence = gather(project, record.paths)
+    records = list(islice(newest_runs(project), limit))
+    for record, evidence in zip(records, gather_all(project, [r.paths for r in records]), strict=True):
         if evidence.exit_code is not None:
             state = "ended" if evidence.exit_code == 0 else f"failed ({evidence.exit_code})"
         elif evidence.scheduler is not None:
@@ -157,7 +155,7 @@ def report(
     Example: harness report -n 10
     """
     project = Project.find()
-    records = list_runs(project)[:limit]
+    records = list(islice(newest_runs(project), limit))
     if not records:
         raise UserError("there are no runs", where=str(project.runs), fix="harness submit TUTORIAL")
     typer.echo(write_reports(judge(project, [r.paths for r in records]), project.root / output))
@@ -166,8 +164,7 @@ def report(
 def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
     """Judge runs and write each one's verdict into its folder."""
     entries = []
-    for run in runs:
-        evidence = gather(project, run)
+    for run, evidence in zip(runs, gather_all(project, runs), strict=True):
         if evidence.tutorial is None:
             raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
         tutorial = load_tutorial(project, evidence.tutorial)
@@ -207,7 +204,7 @@ def _chosen(
 def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> None:
     screen = console()
     silent = [run for run in runs if not run.exit_code.exists()]
-    hopeless = [run for run in silent if not _can_be_waited_for(read_record(run))]
+    hopeless = [run for run in silent if not may_have_a_job(read_record(run))]
     silent = [run for run in silent if run not in hopeless]
     if not silent:
         return
@@ -221,11 +218,6 @@ def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> 
     except HarnessError:
         screen.print("some runs have not ended")
         raise
-
-
-def _can_be_waited_for(record: RunRecord) -> bool:
-    """A run without a job, killed before it could say how it ended, has nobody to wait for."""
-    return bool(record.facts.get("job_id") or record.facts.get("scheduler")) and "rejected" not in record.facts
 
 
 def _age(seconds: float) -> str:

@@ -1,15 +1,14 @@
-"""Submitting runs and finding them again. The ledger is on disk: nobody has to stay logged in."""
+"""Submitting runs. The ledger is on disk: nobody has to stay logged in."""
 
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.catalog.builder import git_revision
 from harness.catalog.catalog import Catalog, Manifest
@@ -18,21 +17,45 @@ from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
 from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant, image_name, parse_variant
-from harness.run.evidence import Evidence, ExpectedImage, SchedulerWord, gather_evidence
+from harness.run.evidence import ExpectedImage
+from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, scheduler_of, wait_for_runs
 from harness.run.paths import RunPaths
-from harness.scheduler.base import JobRequest, JobStatus, Scheduler
+from harness.run.records import latest_run, read_record
+from harness.scheduler.base import JobGroup, JobRequest, Scheduler
 from harness.scheduler.detect import detect_scheduler
-from harness.scheduler.local import LocalScheduler
-from harness.scheduler.slurm import SlurmScheduler
-from harness.scheduler.wait import Outcome, Waiter
+from harness.scheduler.together import group_requests
+from harness.scheduler.wait import poll_delays
 from harness.site import load_site
 from harness.tutorial import Tutorial, load_tutorial
 
-# A job that pends this long is given up (not cancelled): its partition may be down or its request impossible.
-PENDING_LIMIT_S = 24 * 3600.0
+__all__ = [  # one name for all that can be done with runs, whichever module does it
+    "RunRequest",
+    "cancel_run",
+    "current_image",
+    "expected_image",
+    "gather",
+    "gather_all",
+    "latest_run",
+    "project_catalog",
+    "submit_run",
+    "submit_runs",
+    "wait_for_runs",
+]
 
-# What the jobs of a private cluster need to be asked about later, from another shell.
-SLURM_CONF = "SLURM_CONF"
+# How long submission goes on asking a scheduler that does not answer: a controller's restart takes about a minute.
+SUBMIT_PATIENCE_S = 180.0
+
+# Below runs/: what the scheduler said about arrays and packs before a run's own script started.
+GROUPS = ".groups"
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run to be submitted."""
+
+    tutorial: Tutorial
+    variant: Variant
+    preset: PresetName
 
 
 def submit_run(
@@ -50,14 +73,57 @@ def submit_run(
         UserError: unknown preset, site or variant, no image, or an image older than the checkout.
         SchedulerError: the scheduler refused it. SchedulerUnavailableError: it does not answer.
     """
+    prepared = _prepare(project, RunRequest(tutorial, variant, preset), site, options)
+    _hand_in(project, [prepared], None)
+    return prepared.run
+
+
+def submit_runs(
+    project: Project,
+    requests: Sequence[RunRequest],
+    site: str,
+    *,
+    options: Sequence[str] = (),
+    how: Literal["single", "array", "pack"] = "array",
+) -> list[RunPaths]:
+    """Submit several runs; those that ask for the same resources are handed in together.
+
+    Args:
+        how: ``array``: one job array per kind of resources; ``pack``: one allocation per kind of resources, in which
+            the runs take turns; ``single``: a job for each.
+
+    Raises:
+        As :func:`submit_run`, before anything is submitted where one of the runs is wrong. Where the scheduler refuses
+        a group, the groups before it are submitted and their ledgers say so.
+    """
+    prepared = [_prepare(project, request, site, options) for request in requests]
+    if how == "single":
+        for one in prepared:
+            _hand_in(project, [one], None)
+        return [one.run for one in prepared]
+    by_name = {one.job.name: one for one in prepared}
+    for group in group_requests([one.job for one in prepared], same_time=how == "array"):
+        _hand_in(project, [by_name[job.name] for job in group], how if len(group) > 1 else None)
+    return [one.run for one in prepared]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    run: RunPaths
+    ledger: dict[str, Any]
+    job: JobRequest
+
+
+def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[str]) -> _Prepared:
+    """The ledger and the job of a run; nothing is written yet."""
+    tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
     profile = load_site(project, site)
     script = job_file(project, tutorial, variant, profile)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
     image = current_image(project, tutorial, variant, site)
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    name = f"{tutorial.stem}-{variant}-{preset}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-    run = RunPaths(project.runs / name)
+    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")
     run.folder.mkdir(parents=True)
     ledger: dict[str, Any] = {
         "schema_version": 1,
@@ -72,12 +138,11 @@ def submit_run(
         "image_sha256": image.sha256,
         "definition_sha256": image.definition_sha256,
         "git_revision": git_revision(project.root),
+        "options": list(options),
         "user": getpass.getuser(),
         "submitted_at": time.time(),
     }
-    # Before the scheduler is asked: were we killed in between, the job is found again by its name.
-    write_json(run.ledger, ledger)
-    request = JobRequest(
+    job = JobRequest(
         script=script,
         workdir=project.root,
         output=run.scheduler_log,
@@ -91,15 +156,66 @@ def submit_run(
         },
         options=tuple(options),
     )
+    return _Prepared(run, ledger, job)
+
+
+def _hand_in(project: Project, runs: Sequence[_Prepared], how: Literal["array", "pack"] | None) -> None:
+    """Write the ledgers, submit, and write the job's id into them."""
+    group = None
+    scheduler = scheduler_of(project, runs[0].ledger)
+    if how is not None and scheduler.name == "slurm":  # without a scheduler there is nothing to be saved
+        name = f"{how}-{_stamp()}"
+        group = JobGroup(name, how, project.runs / GROUPS / name)
+        group.logs.mkdir(parents=True)
+    for index, one in enumerate(runs):
+        if group is not None:
+            one.ledger["group"] = group.name
+            if how == "array":
+                one.ledger["array_index"] = index
+        # Before the scheduler is asked: were we killed in between, the job is found again by its name.
+        write_json(one.run.ledger, one.ledger)
     try:
-        ledger["job_id"] = scheduler_of(project, ledger).submit(request)
+        ids = _submit_surely(scheduler, [one.job for one in runs], group)
     except SchedulerUnavailableError:
-        raise  # it may have taken the job: the ledger stays
+        raise  # it may have taken the job: the ledgers stay
     except HarnessError as error:
-        write_json(run.ledger, {**ledger, "rejected": str(error)})
+        for one in runs:
+            write_json(one.run.ledger, {**one.ledger, "rejected": str(error)})
         raise
-    write_json(run.ledger, ledger)
-    return run
+    for one, job_id in zip(runs, ids, strict=True):
+        write_json(one.run.ledger, {**one.ledger, "job_id": job_id})
+
+
+def _submit_surely(
+    scheduler: Scheduler, jobs: Sequence[JobRequest], group: JobGroup | None, patience_s: float = SUBMIT_PATIENCE_S
+) -> list[str]:
+    """Submit exactly once, also through a scheduler that does not answer for a while.
+
+    Raises:
+        SchedulerError: refused. SchedulerUnavailableError: silent for longer than ``patience_s``.
+    """
+    deadline = time.monotonic() + patience_s
+    for delay in poll_delays(limit_s=10):
+        try:
+            return scheduler.submit_together(jobs, group) if group else [scheduler.submit(job) for job in jobs]
+        except SchedulerUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(delay)
+        # The answer may have been lost, not the request: the scheduler is asked for the name before it is told again.
+        name = group.name if group else jobs[0].name
+        try:
+            found = scheduler.find(name)
+        except SchedulerUnavailableError:
+            continue
+        if found:
+            element = len(jobs) > 1 and group is not None and group.how == "array"
+            return [f"{found[-1]}_{index}" if element else found[-1] for index in range(len(jobs))]
+    raise AssertionError("poll_delays never ends")
+
+
+def _stamp() -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def current_image(project: Project, tutorial: Tutorial, variant: Variant, site: str) -> Manifest:
@@ -121,123 +237,6 @@ def current_image(project: Project, tutorial: Tutorial, variant: Variant, site: 
 def project_catalog(project: Project, site: str) -> Catalog:
     """The catalog of a site."""
     return Catalog(project.catalog(load_site(project, site).storage.catalog))
-
-
-def scheduler_of(project: Project, ledger: Mapping[str, Any]) -> Scheduler:
-    """The scheduler a run was given to, reached as it was reached then."""
-    if ledger.get("scheduler") == "local":
-        return LocalScheduler(project.runs / ".local-scheduler")
-    environment = dict(os.environ)
-    if ledger.get("slurm_conf"):
-        environment[SLURM_CONF] = str(ledger["slurm_conf"])
-    return SlurmScheduler(environment)
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run and what it says of itself: ledger.json, completed by job.json for runs somebody started by hand."""
-
-    paths: RunPaths
-    facts: Mapping[str, Any]
-
-    @property
-    def ordering(self) -> float:
-        """Seconds since the epoch by which runs are ordered."""
-        value = self.facts.get("submitted_at") or self.facts.get("job_started_at") or 0
-        return float(value)
-
-
-def read_record(run: RunPaths) -> RunRecord:
-    """What a run says of itself. A broken record says nothing: the judge fails what nobody vouches for."""
-    facts: dict[str, Any] = {}
-    for path in (run.job, run.ledger):
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            continue
-        if not isinstance(data, dict):
-            continue
-        facts.update({key: value for key, value in data.items() if value not in (None, "")})
-    return RunRecord(run, facts)
-
-
-def list_runs(project: Project) -> list[RunRecord]:
-    """All runs of the checkout, newest first. A folder without ledger and job record is none."""
-    folders = (
-        [p for p in project.runs.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        if project.runs.is_dir()
-        else []
-    )
-    records = [read_record(RunPaths(folder)) for folder in folders]
-    return sorted((r for r in records if r.facts.get("tutorial")), key=lambda r: r.ordering, reverse=True)
-
-
-def latest_run(
-    project: Project, tutorial: Tutorial, variant: str | None = None, preset: str | None = None
-) -> RunPaths | None:
-    """The newest run of a tutorial, submitted by us or started by hand; None where there is none."""
-    for record in list_runs(project):
-        wanted = {"tutorial": tutorial.id, "variant": variant, "preset": preset}
-        if all(value is None or record.facts.get(key) == value for key, value in wanted.items()):
-            return record.paths
-    return None
-
-
-def wait_for_runs(
-    project: Project,
-    runs: Sequence[RunPaths],
-    done: Callable[[RunPaths], None] | None = None,
-    timeout_s: float | None = None,
-    on_status: Callable[[JobStatus], None] | None = None,
-) -> None:
-    """Block until each run has ended, by its own record or by the scheduler's word.
-
-    Args:
-        done: called once for each run as it ends.
-        timeout_s: give up after this long.
-
-    Raises:
-        HarnessError: a run still waits or runs after ``timeout_s``, with the scheduler's reason.
-        SchedulerUnavailableError: the scheduler was silent for too long.
-    """
-    reported: set[str] = set()
-
-    def report(run: RunPaths) -> None:
-        if done is not None and run.run_id not in reported:
-            reported.add(run.run_id)
-            done(run)
-
-    for (_, _), records in _by_scheduler([read_record(run) for run in runs]).items():
-        by_job = {_job_id(project, record): record.paths for record in records}
-        waiter = Waiter(scheduler_of(project, records[0].facts), check_s=0.2, on_status=on_status)
-
-        def ended(job_id: str, by_job: dict[str, RunPaths] = by_job) -> bool:
-            if not by_job[job_id].exit_code.exists():
-                return False
-            report(by_job[job_id])
-            return True
-
-        results = waiter.wait(by_job, done=ended, pending_timeout_s=PENDING_LIMIT_S, timeout_s=timeout_s)
-        for job_id, result in results.items():
-            if result.outcome in (Outcome.TIMEOUT, Outcome.PENDING_TIMEOUT):
-                raise HarnessError(
-                    f"run {by_job[job_id].run_id} has not ended: {result}", fix="harness status, or harness cancel"
-                )
-            report(by_job[job_id])
-
-
-def gather(project: Project, run: RunPaths) -> Evidence:
-    """All that is known of a run; the scheduler is asked only where the run itself is silent."""
-    record = read_record(run)
-    word = None
-    job_id = record.facts.get("job_id")
-    if not run.exit_code.exists() and job_id:
-        try:
-            status = scheduler_of(project, record.facts).poll([str(job_id)])[str(job_id)]
-            word = SchedulerWord(status.state.value, status.reason, status.exit_code, status.signal, status.node)
-        except SchedulerUnavailableError:
-            word = None  # says nothing about the job; the judge sees a run without an end
-    return gather_evidence(run, scheduler=word)
 
 
 def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
@@ -264,37 +263,3 @@ def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     if known is None:
         return None
     return ExpectedImage(known.sha256, definition_key(project, tutorial_definition(project, tutorial, variant)))
-
-
-def cancel_run(project: Project, run: RunPaths) -> None:
-    """Cancel a run's job.
-
-    Raises:
-        UserError: the run has no job. SchedulerError: refused.
-    """
-    record = read_record(run)
-    job_id = record.facts.get("job_id")
-    if not job_id:
-        raise UserError("this run has no job to cancel", where=str(run.folder))
-    scheduler_of(project, record.facts).cancel([str(job_id)])
-
-
-def _by_scheduler(records: Sequence[RunRecord]) -> dict[tuple[str, str], list[RunRecord]]:
-    groups: dict[tuple[str, str], list[RunRecord]] = {}
-    for record in records:
-        key = (str(record.facts.get("scheduler")), str(record.facts.get("slurm_conf")))
-        groups.setdefault(key, []).append(record)
-    return groups
-
-
-def _job_id(project: Project, record: RunRecord) -> str:
-    """The run's job, looked up by its name where a kill came between submission and ledger."""
-    job_id = record.facts.get("job_id")
-    if job_id:
-        return str(job_id)
-    found = scheduler_of(project, record.facts).find(record.paths.run_id) if record.facts.get("scheduler") else []
-    if not found:
-        raise HarnessError(
-            f"run {record.paths.run_id} has no job", where=str(record.paths.folder), fix="submit it again: make submit"
-        )
-    return found[-1]

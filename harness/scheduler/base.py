@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from harness.errors import UserError
 
@@ -76,6 +76,22 @@ class JobRequest:
 
 
 @dataclass(frozen=True)
+class JobGroup:
+    """How several jobs are handed in as one.
+
+    Attributes:
+        name: job name of the whole, as :attr:`JobRequest.name`.
+        how: ``array``, one element per job, which the scheduler starts as it likes; ``pack``, one allocation in which
+            the jobs run one after another.
+        logs: folder for what the scheduler says before a job's own script starts.
+    """
+
+    name: str
+    how: Literal["array", "pack"]
+    logs: Path
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """What a scheduler said about one job.
 
@@ -114,6 +130,17 @@ class Scheduler(Protocol):
             SchedulerError: it was refused; nothing was submitted.
             SchedulerUnavailableError: no answer. The job may or may not have been accepted:
                 ask :meth:`find` by its name before submitting again.
+        """
+        ...
+
+    def submit_together(self, requests: Sequence[JobRequest], group: JobGroup) -> list[str]:
+        """Hand in jobs that ask for the same resources (:func:`harness.scheduler.together.group_requests`) as one.
+
+        Returns:
+            Their ids, in their order; the same one for all of a pack.
+
+        Raises:
+            As :meth:`submit`; all of them are refused together.
         """
         ...
 

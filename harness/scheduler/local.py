@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.errors import SchedulerError, UserError
 from harness.scheduler import local_runner
-from harness.scheduler.base import JobRequest, JobState, JobStatus
+from harness.scheduler.base import JobGroup, JobRequest, JobState, JobStatus
 from harness.scheduler.processes import ProcessName, boot_id
 
 _START_LIMIT_S = 30.0  # a supervisor needs 0.05 s; after this long without a sign of life it never started
@@ -68,6 +68,10 @@ class LocalScheduler:
             raise SchedulerError(f"cannot start a job: {error}", where=str(self._root)) from error
         self._await_report(record, process)
         return record.name
+
+    def submit_together(self, requests: Sequence[JobRequest], group: JobGroup) -> list[str]:
+        """Start a supervisor for each: slots decide how many run at once, so there is nothing to be saved here."""
+        return [self.submit(request) for request in requests]
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """Status of the jobs from their records and from /proc; never raises for a job that is not there."""

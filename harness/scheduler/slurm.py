@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from harness.errors import MissingToolError, SchedulerError, SchedulerUnavailableError
 from harness.scheduler import slurm_parse
-from harness.scheduler.base import JobRequest, JobState, JobStatus
+from harness.scheduler.base import JobGroup, JobRequest, JobState, JobStatus
+from harness.scheduler.together import array_script, pack_script
 
 # Ids per command: a command line holds 2 MiB (128 KiB for one argument), an id with its comma about 12 bytes.
 _IDS_PER_COMMAND = 5000
@@ -47,7 +49,31 @@ class SlurmScheduler:
             str(request.script),
             *request.args,
         ]
-        done = self._run(command, extra=request.environment, for_submission=True)
+        return self._sbatch(command, request.workdir, request.environment)
+
+    def submit_together(self, requests: Sequence[JobRequest], group: JobGroup) -> list[str]:
+        """One ``sbatch`` for all; see :meth:`harness.scheduler.base.Scheduler.submit_together`."""
+        script = array_script(requests) if group.how == "array" else pack_script(requests)
+        pattern = "%a.log" if group.how == "array" else "pack.log"
+        first = requests[0]
+        command = [
+            "sbatch",
+            "--parsable",
+            f"--job-name={group.name}",
+            f"--chdir={first.workdir}",
+            f"--output={str(group.logs).replace('%', '%%')}/{pattern}",
+            *first.options,
+        ]
+        job_id = self._sbatch(command, first.workdir, {}, script)
+        if group.how == "array":
+            return [f"{job_id}_{index}" for index in range(len(requests))]
+        return [job_id] * len(requests)
+
+    def _sbatch(
+        self, command: list[str], workdir: Path, environment: Mapping[str, str], script: str | None = None
+    ) -> str:
+        # Job scripts start in the folder sbatch was called from, unless the site says otherwise.
+        done = self._run(command, extra=environment, for_submission=True, cwd=workdir, stdin=script)
         if done.returncode != 0:
             raise self._failure("sbatch", done, fix=slurm_parse.hint_for(done.stderr))
         return slurm_parse.parse_sbatch(done.stdout)
@@ -114,7 +140,13 @@ class SlurmScheduler:
         return self._run(["sacct", "-n", "-P", *options, *since, f"--jobs={','.join(job_ids)}", "-o", ",".join(fields)])
 
     def _run(
-        self, command: list[str], *, extra: Mapping[str, str] | None = None, for_submission: bool = False
+        self,
+        command: list[str],
+        *,
+        extra: Mapping[str, str] | None = None,
+        for_submission: bool = False,
+        cwd: Path | None = None,
+        stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         environment = self._environment
         if for_submission:
@@ -132,7 +164,9 @@ class SlurmScheduler:
             return subprocess.run(
                 command,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                input=stdin,
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",

@@ -1,0 +1,173 @@
+"""Runs that were submitted: how they stand, waiting for them, cancelling them. One query covers all silent runs."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from harness.errors import HarnessError, SchedulerUnavailableError, UserError
+from harness.files import write_json
+from harness.project import Project
+from harness.run.evidence import Evidence, SchedulerWord, gather_evidence
+from harness.run.paths import RunPaths
+from harness.run.records import RunRecord, read_record
+from harness.scheduler.base import JobState, JobStatus, Scheduler
+from harness.scheduler.local import LocalScheduler
+from harness.scheduler.slurm import SlurmScheduler
+from harness.scheduler.wait import Outcome, Waiter
+
+# A job that pends this long is given up (not cancelled): its partition may be down or its request impossible.
+PENDING_LIMIT_S = 24 * 3600.0
+
+# What the jobs of a private cluster need to be asked about later, from another shell.
+SLURM_CONF = "SLURM_CONF"
+
+
+def scheduler_of(project: Project, ledger: Mapping[str, Any]) -> Scheduler:
+    """The scheduler a run was given to, reached as it was reached then."""
+    if ledger.get("scheduler") == "local":
+        return LocalScheduler(project.runs / ".local-scheduler")
+    environment = dict(os.environ)
+    if ledger.get("slurm_conf"):
+        environment[SLURM_CONF] = str(ledger["slurm_conf"])
+    return SlurmScheduler(environment)
+
+
+def wait_for_runs(
+    project: Project,
+    runs: Sequence[RunPaths],
+    done: Callable[[RunPaths], None] | None = None,
+    timeout_s: float | None = None,
+    on_status: Callable[[JobStatus], None] | None = None,
+) -> None:
+    """Block until each run has ended, by its own record or by the scheduler's word.
+
+    Args:
+        done: called once for each run as it ends.
+        timeout_s: give up after this long.
+
+    Raises:
+        HarnessError: a run still waits or runs after ``timeout_s``, with the scheduler's reason.
+        SchedulerUnavailableError: the scheduler was silent for too long.
+    """
+    reported: set[str] = set()
+
+    def report(run: RunPaths) -> None:
+        if done is not None and run.run_id not in reported:
+            reported.add(run.run_id)
+            done(run)
+
+    for records in _by_scheduler([read_record(run) for run in runs]):
+        scheduler = scheduler_of(project, records[0].facts)
+        by_job: dict[str, list[RunPaths]] = {}
+        for record in records:
+            job_id = job_of(scheduler, record)
+            if job_id is None:
+                raise HarnessError(
+                    f"run {record.paths.run_id} has no job",
+                    where=str(record.paths.folder),
+                    fix="submit it again: make submit",
+                )
+            by_job.setdefault(job_id, []).append(record.paths)
+        waiter = Waiter(scheduler, check_s=0.2, on_status=on_status)
+
+        def ended(job_id: str, by_job: dict[str, list[RunPaths]] = by_job) -> bool:
+            over = [run for run in by_job[job_id] if run.exit_code.exists()]
+            for run in over:
+                report(run)
+            return len(over) == len(by_job[job_id])
+
+        results = waiter.wait(by_job, done=ended, pending_timeout_s=PENDING_LIMIT_S, timeout_s=timeout_s)
+        for job_id, result in results.items():
+            for run in by_job[job_id]:
+                if result.outcome in (Outcome.TIMEOUT, Outcome.PENDING_TIMEOUT) and not run.exit_code.exists():
+                    raise HarnessError(
+                        f"run {run.run_id} has not ended: {result}", fix="harness status, or harness cancel"
+                    )
+                report(run)
+
+
+def gather(project: Project, run: RunPaths) -> Evidence:
+    """All that is known of a run; the scheduler is asked only where the run itself is silent."""
+    return gather_all(project, [run])[0]
+
+
+def gather_all(project: Project, runs: Sequence[RunPaths]) -> list[Evidence]:
+    """All that is known of each run, in their order.
+
+    Cost: one scheduler query for all silent runs together; none where every run says how it ended. A scheduler that
+    does not answer says nothing about any run.
+    """
+    silent = [record for record in map(read_record, runs) if not record.paths.exit_code.exists()]
+    words: dict[str, SchedulerWord] = {}
+    for records in _by_scheduler([r for r in silent if may_have_a_job(r)]):
+        scheduler = scheduler_of(project, records[0].facts)
+        try:
+            jobs = {record.paths.run_id: job for record in records if (job := job_of(scheduler, record))}
+            statuses = scheduler.poll(list(dict.fromkeys(jobs.values()))) if jobs else {}
+        except SchedulerUnavailableError:
+            continue
+        for record in records:
+            job = jobs.get(record.paths.run_id)
+            if job is not None:
+                words[record.paths.run_id] = _word(statuses[job], record)
+    return [gather_evidence(run, scheduler=words.get(run.run_id)) for run in runs]
+
+
+def may_have_a_job(record: RunRecord) -> bool:
+    """Whether a scheduler was, or may have been, given this run; one that it rejected has nobody to wait for."""
+    return bool(record.facts.get("job_id") or record.facts.get("scheduler")) and "rejected" not in record.facts
+
+
+def job_of(scheduler: Scheduler, record: RunRecord) -> str | None:
+    """The run's job, looked up by its name where a kill came between submission and ledger; None: there is none.
+
+    Raises:
+        SchedulerUnavailableError: the scheduler did not answer.
+    """
+    facts = record.facts
+    if facts.get("job_id"):
+        return str(facts["job_id"])
+    if not facts.get("scheduler") or "rejected" in facts:
+        return None
+    found = scheduler.find(str(facts.get("group") or record.paths.run_id))
+    if not found:
+        return None
+    return f"{found[-1]}_{facts['array_index']}" if "array_index" in facts else found[-1]
+
+
+def cancel_run(project: Project, run: RunPaths) -> None:
+    """Cancel a run's job; a job that several runs share ends for all of them.
+
+    Raises:
+        UserError: the run has no job. SchedulerError: refused.
+    """
+    record = read_record(run)
+    scheduler = scheduler_of(project, record.facts)
+    job_id = job_of(scheduler, record) if may_have_a_job(record) else None
+    if job_id is None:
+        raise UserError("this run has no job to cancel", where=str(run.folder))
+    scheduler.cancel([job_id])
+    if run.ledger.is_file():
+        ledger = json.loads(run.ledger.read_text(encoding="utf-8"))
+        write_json(run.ledger, {**ledger, "cancelled_by": getpass.getuser(), "cancelled_at": time.time()})
+
+
+def _word(status: JobStatus, record: RunRecord) -> SchedulerWord:
+    cancelled_by = record.facts.get("cancelled_by")
+    if status.state is JobState.UNKNOWN and cancelled_by:
+        # Slurm keeps no record of an array's element that was cancelled before it started.
+        return SchedulerWord(f"CANCELLED by {cancelled_by}", "harness cancel, before it started")
+    return SchedulerWord(status.state.value, status.reason, status.exit_code, status.signal, status.node)
+
+
+def _by_scheduler(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for record in records:
+        key = (str(record.facts.get("scheduler")), str(record.facts.get("slurm_conf")))
+        groups.setdefault(key, []).append(record)
+    return list(groups.values())
