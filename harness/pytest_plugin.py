@@ -108,6 +108,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_sessionfinish(session: pytest.Session) -> None:
     suite = _suite(session.config)
     if suite is not None and not session.config.option.collectonly:
+        suite.record()
         suite.write_report()
 
 

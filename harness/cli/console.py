@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import rich.console
 import rich.markup
+from rich.table import Table
 
 from harness.image.build import Progress
 
@@ -18,6 +19,8 @@ MILESTONE = re.compile(
     r"(?P<event>Starting build|Running post scriptlet|Running testscript|Creating SIF file|Build complete"
     r"|up to date|published.*|removing a .*|waiting.*)"
 )
+
+PIPE_WIDTH = 1000
 
 
 def milestone(line: str) -> str | None:
@@ -29,6 +32,14 @@ def milestone(line: str) -> str | None:
 def console() -> rich.console.Console:
     """Standard error, for everything that is not the command's result."""
     return rich.console.Console(stderr=True, highlight=False)
+
+
+def print_table(table: Table) -> None:
+    """A table as the result of a command: as wide as the terminal; in a pipe as wide as its cells, for grep and cut."""
+    screen = rich.console.Console(highlight=False)
+    if not screen.is_terminal:
+        screen = rich.console.Console(highlight=False, width=PIPE_WIDTH)
+    screen.print(table)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from harness.cli.console import console
+from harness.cli.console import console, print_table
 from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
 from harness.errors import HarnessError, UserError
+from harness.history.recording import record_verdicts
 from harness.judge.judge import judge_run, write_verdict
 from harness.project import Project, parse_preset, parse_variant
 from harness.report.entry import ReportEntry, overall, report_entry
@@ -91,7 +91,7 @@ def status(
             state = "no word"
         age = time.time() - record.ordering
         table.add_row(record.paths.run_id, str(record.facts.get("job_id", "")), state, evidence.node or "", _age(age))
-    Console(highlight=False, soft_wrap=True).print(table)
+    print_table(table)
 
 
 def wait(
@@ -162,7 +162,7 @@ def report(
 
 
 def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
-    """Judge runs and write each one's verdict into its folder."""
+    """Judge runs, write each one's verdict into its folder, and record it in the history."""
     entries = []
     for run, evidence in zip(runs, gather_all(project, runs), strict=True):
         if evidence.tutorial is None:
@@ -171,6 +171,8 @@ def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
         verdict = judge_run(evidence, tutorial, expected_image(project, run))
         write_verdict(run, verdict)
         entries.append(report_entry(verdict, evidence, tutorial))
+    for problem in record_verdicts(project, [entry.verdict for entry in entries]):
+        typer.echo(f"warning: {problem}", err=True)
     return entries
 
 

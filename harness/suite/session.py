@@ -62,6 +62,7 @@ class SuiteSession:
         self.report_folder = Path(options.harness_report) if options.harness_report else None
         # By name: a session that only collects tests needs no scheduler, catalog or network.
         self._campaign: Campaign | None = None
+        self.warnings: list[str] = []
 
     @property
     def campaign(self) -> Campaign:
@@ -92,6 +93,15 @@ class SuiteSession:
         """The runs judged so far."""
         return [target.entry for target in self.targets if target.entry is not None]
 
+    def record(self) -> None:
+        """Keep the verdicts in the site's history; what goes wrong with that is shown, and fails no test."""
+        verdicts = [entry.verdict for entry in self.entries]
+        if verdicts:
+            # SQLAlchemy is needed only here.
+            from harness.history.recording import record_verdicts
+
+            self.warnings = record_verdicts(self.project, verdicts)
+
     def write_report(self) -> None:
         """Write the report folder, if one was asked for.
 
@@ -115,6 +125,8 @@ class SuiteSession:
         if not known:
             return
         terminal.section("tutorial runs", sep="-")
+        for warning in self.warnings:
+            terminal.write_line(f"warning: {warning}")
         for target in known:
             state = target.entry.verdict.overall if target.entry else "submitted, not judged"
             terminal.write_line(f"{target.name}: {state}  {target.run.folder if target.run else ''}")

@@ -1,0 +1,1 @@
+"""Alembic's changes of the history's schema, oldest first in ``versions/``."""
