@@ -94,7 +94,7 @@ from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, 
 def main():
     parser = ProgramArguments("Count.")
     parser.parameter("to", 1000, "count to this")
-    parser.parameter("misbehave", "no", "no, hang, or end (0 without a result)")
+    parser.parameter("misbehave", "no", "no, hang, end (0 without a result), or outlive (the attempt after the first)")
     args = parser.parse_args()
     print("arguments", sys.argv[1:], "greeting", os.environ.get("GREETING"), flush=True)
     if args.misbehave == "end":
@@ -107,6 +107,11 @@ def main():
                 total = sum(range(args.to + 1))
         run.throughput("counts", meter, unit="counts/s")
         run.output("sum", total)
+        if args.misbehave == "outlive" and os.environ["HARNESS_ATTEMPT"] == "0":
+            print("hanging", flush=True)
+            while not os.path.exists(os.environ["HARNESS_RUN_DIR"] + "/attempt-1/exit_code"):
+                time.sleep(0.1)
+            run.output("sum", -1)
         if args.misbehave == "hang":
             print("hanging", flush=True)
             time.sleep(600)

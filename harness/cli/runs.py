@@ -23,7 +23,7 @@ from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
 from harness.report.text import print_report
 from harness.run.campaign import RunRequest, expected_image, submit_runs
-from harness.run.following import cancel_run, gather_all, may_have_a_job, wait_for_runs
+from harness.run.following import cancel_run, gather_all, has_ended, may_have_a_job, wait_for_runs
 from harness.run.paths import RunPaths
 from harness.run.records import latest_run, newest_runs, read_record
 from harness.scheduler.base import JobStatus
@@ -82,7 +82,7 @@ def status(
     table = Table("run", "job", "state", "node", "age", box=None, pad_edge=False)
     records = list(islice(newest_runs(project), limit))
     for record, evidence in zip(records, gather_all(project, [r.paths for r in records]), strict=True):
-        if evidence.exit_code is not None:
+        if evidence.exit_code is not None and evidence.scheduler is None:
             state = "ended" if evidence.exit_code == 0 else f"failed ({evidence.exit_code})"
         elif evidence.scheduler is not None:
             reason = evidence.scheduler.reason
@@ -205,7 +205,7 @@ def _chosen(
 
 def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> None:
     screen = console()
-    silent = [run for run in runs if not run.exit_code.exists()]
+    silent = [run for run in runs if not has_ended(run)]
     hopeless = [run for run in silent if not may_have_a_job(read_record(run))]
     silent = [run for run in silent if run not in hopeless]
     if not silent:

@@ -296,7 +296,7 @@ def _links(paths: RunPaths, base: Path | None) -> tuple[tuple[str, str], ...]:
     """(name, relative address) of the run's files that are there."""
     if base is None:
         return ()
-    files = (paths.result, paths.verdict, paths.log, paths.job, paths.ledger, paths.folder / "outputs")
+    files = (paths.result, paths.verdict, paths.log, paths.job, paths.ledger, paths.attempt_folder / "outputs")
     # Both ends as they are on disk: a relative path through a symbolic link would lead elsewhere.
     start = base.resolve()
     return tuple(

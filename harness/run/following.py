@@ -23,6 +23,9 @@ from harness.scheduler.wait import Outcome, Waiter
 # A job that pends this long is given up (not cancelled): its partition may be down or its request impossible.
 PENDING_LIMIT_S = 24 * 3600.0
 
+# A shell's exit status of a program that signal N ended is this plus N.
+SIGNALLED = 128
+
 # What the jobs of a private cluster need to be asked about later, from another shell.
 SLURM_CONF = "SLURM_CONF"
 
@@ -76,7 +79,7 @@ def wait_for_runs(
         waiter = Waiter(scheduler, check_s=0.2, on_status=on_status)
 
         def ended(job_id: str, by_job: dict[str, list[RunPaths]] = by_job) -> bool:
-            over = [run for run in by_job[job_id] if run.exit_code.exists()]
+            over = [run for run in by_job[job_id] if has_ended(run)]
             for run in over:
                 report(run)
             return len(over) == len(by_job[job_id])
@@ -84,7 +87,7 @@ def wait_for_runs(
         results = waiter.wait(by_job, done=ended, pending_timeout_s=PENDING_LIMIT_S, timeout_s=timeout_s)
         for job_id, result in results.items():
             for run in by_job[job_id]:
-                if result.outcome in (Outcome.TIMEOUT, Outcome.PENDING_TIMEOUT) and not run.exit_code.exists():
+                if result.outcome in (Outcome.TIMEOUT, Outcome.PENDING_TIMEOUT) and not has_ended(run):
                     raise HarnessError(
                         f"run {run.run_id} has not ended: {result}", fix="harness status, or harness cancel"
                     )
@@ -99,10 +102,11 @@ def gather(project: Project, run: RunPaths) -> Evidence:
 def gather_all(project: Project, runs: Sequence[RunPaths]) -> list[Evidence]:
     """All that is known of each run, in their order.
 
-    Cost: one scheduler query for all silent runs together; none where every run says how it ended. A scheduler that
+    Cost: one scheduler query for all silent runs together, and those that a signal ended: only the scheduler knows
+    whether that was a time limit, a preemption or a person. None where every run says how it ended. A scheduler that
     does not answer says nothing about any run.
     """
-    silent = [record for record in map(read_record, runs) if not record.paths.exit_code.exists()]
+    silent = [record for record in map(read_record, runs) if not has_ended(record.paths)]
     words: dict[str, SchedulerWord] = {}
     for records in _by_scheduler([r for r in silent if may_have_a_job(r)]):
         scheduler = scheduler_of(project, records[0].facts)
@@ -116,6 +120,16 @@ def gather_all(project: Project, runs: Sequence[RunPaths]) -> list[Evidence]:
             if job is not None:
                 words[record.paths.run_id] = _word(statuses[job], record)
     return [gather_evidence(run, scheduler=words.get(run.run_id)) for run in runs]
+
+
+def has_ended(run: RunPaths) -> bool:
+    """Whether the run itself says so. One that a signal ended does not: it may be started again."""
+    try:
+        return int(run.exit_code.read_text(encoding="ascii")) <= SIGNALLED
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True  # it says something; the judge says what is wrong with that
 
 
 def may_have_a_job(record: RunRecord) -> bool:

@@ -2,6 +2,9 @@
 
 The job script (``jobs/lib/job.sh``) writes ``job.json``, ``log.txt`` and ``exit_code``; the program's runtime library
 (``harness.runtime``) writes ``result.json`` and the files below ``outputs/``; the judge writes ``verdict.json``.
+
+A job that the scheduler starts again writes to ``attempt-1``, ``attempt-2`` ... below the run's folder: on a node that
+was only cut off, the first attempt may still run to its end, and neither may touch the other's files.
 """
 
 from __future__ import annotations
@@ -23,6 +26,14 @@ class RunPaths:
         return self.folder.name
 
     @property
+    def attempt_folder(self) -> Path:
+        """Folder of the newest attempt."""
+        newest, number = self.folder, 1
+        while (following := self.folder / f"attempt-{number}").is_dir():
+            newest, number = following, number + 1
+        return newest
+
+    @property
     def ledger(self) -> Path:
         """What was asked for, written by ``harness submit`` before the scheduler is called."""
         return self.folder / "ledger.json"
@@ -30,11 +41,11 @@ class RunPaths:
     @property
     def job(self) -> Path:
         """What the job script found: node, job id, image, GPUs asked for."""
-        return self.folder / "job.json"
+        return self.attempt_folder / "job.json"
 
     @property
     def log(self) -> Path:
-        return self.folder / "log.txt"
+        return self.attempt_folder / "log.txt"
 
     @property
     def scheduler_log(self) -> Path:
@@ -44,16 +55,16 @@ class RunPaths:
     @property
     def exit_code(self) -> Path:
         """Exit status of the job script, one decimal number; absent while it runs or when it was killed."""
-        return self.folder / "exit_code"
+        return self.attempt_folder / "exit_code"
 
     @property
     def result(self) -> Path:
-        return self.folder / "result.json"
+        return self.attempt_folder / "result.json"
 
     @property
     def verdict(self) -> Path:
-        return self.folder / "verdict.json"
+        return self.attempt_folder / "verdict.json"
 
     def outputs(self, step: str) -> Path:
         """Folder the step of that name leaves its files in."""
-        return self.folder / "outputs" / step
+        return self.attempt_folder / "outputs" / step

@@ -47,6 +47,12 @@ job_begin() {
 
     RUN_ID=${RUN_ID:-$NAME-$VARIANT-$PRESET-$(date -u +%Y%m%dT%H%M%SZ)-${JOB_ID:-$$}}
     RUN_DIR=$PWD/runs/$RUN_ID
+    # On a node that was only cut off, the attempt before this one may still run: it keeps its own files.
+    local number
+    for ((number = 1; number <= ATTEMPT; number++)); do
+        RUN_DIR=$PWD/runs/$RUN_ID/attempt-$number
+        mkdir -p "$RUN_DIR" 2>/dev/null || break
+    done
     mkdir -p "$RUN_DIR" 2>/dev/null || job_fail "cannot write $RUN_DIR" "check quota and permissions of runs/"
     rm -f "$RUN_DIR/exit_code"
     SCRATCH=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/$NAME.XXXXXX") ||
