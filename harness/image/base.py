@@ -6,9 +6,10 @@ The usual call, around a build with ``Bootstrap: docker``::
         build(From=base.resolved, nohttps=base.insecure_http)
         lock["base"] = base.lock_entry()
 
-A Debian reference that no registry answers for is bootstrapped from the package mirror that this
-machine's own apt uses, packed like the real image, and served by a real registry on loopback. See
-:mod:`harness.image.base_cache` for what is kept.
+What a registry has is fetched part by part when the engine asks for it, through :mod:`harness.image.relay`:
+checked, with patience, from the next mirror where one fails. A Debian reference that no registry answers for is
+bootstrapped from the package mirror that this machine's own apt uses, packed like the real image, and served by a real
+registry on loopback. See :mod:`harness.image.base_cache` and :mod:`harness.image.blobs` for what is kept.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 from harness.image.base_cache import BaseCache
+from harness.image.blobs import BlobStore
 from harness.image.bootstrap import Bootstrapped
 from harness.image.debian import SUITES, DebianTarget
+from harness.image.fetch import Fetcher
 from harness.image.local_registry import LocalRegistry
 from harness.image.process import LineCallback
 from harness.image.reference import DOCKER_HUB, ImageReference
@@ -29,8 +32,10 @@ from harness.image.registry import (
     ImageNotFoundError,
     RegistryError,
     RegistryUnreachableError,
-    probe,
 )
+from harness.image.relay import Relay
+from harness.image.retry import DEFAULT_POLICY, RetryPolicy
+from harness.image.sources import choose_source
 
 PROBE_TIMEOUT_S = 3.0
 """Seconds that one registry gets to answer."""
@@ -94,23 +99,29 @@ def base_source(
     *,
     mirrors: Sequence[str] = (),
     probe_timeout_s: float = PROBE_TIMEOUT_S,
+    policy: RetryPolicy = DEFAULT_POLICY,
     refresh: bool = False,
     on_line: LineCallback | None = None,
 ) -> Iterator[BaseImage]:
-    """The base image ``reference``, ready to be pulled while the ``with`` block runs.
+    """The base image ``reference``, ready to be pulled from loopback while the ``with`` block runs.
 
-    Arguments and errors are those of :func:`ensure_base`. For a bootstrapped image a registry on
-    loopback runs during the block; any number of blocks may run side by side on one cache.
+    Arguments and errors are those of :func:`ensure_base`. Any number of blocks may run side by side on one cache.
+
+    Raises:
+        RegistryError: also where the block failed because a part of the image could not be had.
     """
+    say = on_line or _silent
     image = ImageReference.parse(reference)
-    record, source = _find(image, reference, cache_dir, mirrors, probe_timeout_s, refresh, on_line)
-    if source is not None:
-        yield BaseImage.of(record, source)
+    found = _find(image, reference, cache_dir, mirrors, probe_timeout_s, policy, refresh, say)
+    if found.sources:
+        fetcher = Fetcher(found.sources, BlobStore(cache_dir), say, policy)
+        with Relay(image, found.record.digest, fetcher).running() as relay:
+            yield BaseImage.of(found.record, relay.reference())
         return
     target = DebianTarget.of(image)
     assert target is not None  # only such references are bootstrapped
     with LocalRegistry(BaseCache(cache_dir, target).storage) as registry:
-        yield BaseImage.of(record, registry.reference(target.image))
+        yield BaseImage.of(found.record, registry.reference(target.image))
 
 
 def ensure_base(
@@ -119,17 +130,19 @@ def ensure_base(
     *,
     mirrors: Sequence[str] = (),
     probe_timeout_s: float = PROBE_TIMEOUT_S,
+    policy: RetryPolicy = DEFAULT_POLICY,
     refresh: bool = False,
     on_line: LineCallback | None = None,
 ) -> BaseRecord:
     """Make sure that the base image ``reference`` can be had, and return what is known of it.
 
     In this order: what the cache holds (checked, no network); the ``mirrors``, then the reference's own
-    registry, of which the first that answers wins; for Debian, a bootstrap (some 20 s, 40 MB fetched).
+    registry, of which the first that has it wins; for Debian, a bootstrap (some 20 s, 40 MB fetched).
 
     Args:
         mirrors: ``host[:port][/prefix]``, ``http://`` in front for no TLS; they stand in for Docker Hub only.
-        probe_timeout_s: seconds for each registry that is asked.
+        probe_timeout_s: seconds for each registry that is asked; all are asked at once.
+        policy: how often and how long a registry is asked that answers and fails.
         refresh: pass over what the cache holds and make it anew.
         on_line: called with lines of progress.
 
@@ -141,7 +154,19 @@ def ensure_base(
         CommandError: the bootstrap failed.
     """
     image = ImageReference.parse(reference)
-    return _find(image, reference, cache_dir, mirrors, probe_timeout_s, refresh, on_line)[0]
+    return _find(image, reference, cache_dir, mirrors, probe_timeout_s, policy, refresh, on_line or _silent).record
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A base; ``sources`` are the registries that may have it, best first, and none for a bootstrapped one."""
+
+    record: BaseRecord
+    sources: tuple[ImageReference, ...] = ()
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _find(
@@ -150,28 +175,25 @@ def _find(
     cache_dir: Path,
     mirrors: Sequence[str],
     probe_timeout_s: float,
+    policy: RetryPolicy,
     refresh: bool,
-    on_line: LineCallback | None,
-) -> tuple[BaseRecord, ImageReference | None]:
-    """The record, and the registry's reference that answered; None for a bootstrapped image."""
+    say: LineCallback,
+) -> _Found:
     target = DebianTarget.of(image)
     cache = BaseCache(cache_dir, target) if target else None
     if cache and not refresh and (cached := cache.read()):
-        return _record(reference, cached), None
-    candidates = [image.at(mirror) for mirror in mirrors] if image.registry == DOCKER_HUB else []
-    refusals: list[RegistryError] = []
-    for candidate in [*candidates, image]:
-        try:
-            digest = probe(candidate, probe_timeout_s)
-        except RegistryError as error:
-            refusals.append(error)
-            continue
-        return BaseRecord(reference, digest, "registry", details={"registry": candidate.registry}), candidate
+        return _Found(_record(reference, cached))
+    candidates = [*([image.at(mirror) for mirror in mirrors] if image.registry == DOCKER_HUB else []), image]
+    if image.digest and not refresh and BlobStore(cache_dir).find(image.digest):
+        return _Found(BaseRecord(reference, image.digest, "registry"), tuple(candidates))
+    choice = choose_source(candidates, probe_timeout_s, policy, say)
+    if choice.sources:
+        details = {"registry": choice.sources[0].registry}
+        return _Found(BaseRecord(reference, choice.digest, "registry", details=details), choice.sources)
     if cache is None:
-        raise _no_registry(reference, image, refusals)
-    say = on_line or (lambda line: None)
-    say(f"{_reasons(refusals)}: bootstrapping {reference} from this machine's package mirror")
-    return _record(reference, cache.fill(refresh, say)), None
+        raise _no_registry(reference, image, choice.refusals)
+    say(f"{reference}: bootstrapping from this machine's package mirror: {_reasons(choice.refusals)}")
+    return _Found(_record(reference, cache.fill(refresh, say)))
 
 
 def _record(reference: str, made: Bootstrapped) -> BaseRecord:

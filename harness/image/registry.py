@@ -1,8 +1,10 @@
-"""Does an image registry answer, and which digest has its image?"""
+"""Talking to one image registry: which digest has an image, and the bytes of its manifests and layers."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import email.utils
 import http.client
 import json
 import os
@@ -14,16 +16,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from email.message import Message
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from harness import __version__
 from harness.errors import HarnessError
 from harness.image.reference import DIGEST, DOCKER_HUB, ImageReference, is_loopback
 
 _DOCKER_HUB_API = "registry-1.docker.io"
 _DOCKER_HUB_LOGIN = "https://index.docker.io/v1/"  # the key of its credentials in docker's config.json
+
+USER_AGENT = f"tutorial-harness/{__version__}"
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -51,6 +55,29 @@ class RegistryUnauthorizedError(RegistryError):
     """The registry answers, and wants credentials that we lack (Docker Hub says so for unknown repositories too)."""
 
 
+class RegistryTroubleError(RegistryError):
+    """The registry is there, and fails now: it is overloaded, or breaks off. Asking again may help.
+
+    Attributes:
+        retry_after_s: seconds that it wants us to wait; None where it did not say.
+    """
+
+    def __init__(self, what: str, *, where: str, fix: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.retry_after_s = retry_after_s
+
+
+class DigestMismatchError(RegistryError):
+    """What a registry serves under a digest has another one."""
+
+    def __init__(self, host: str, name: str, wanted: str, got: str) -> None:
+        super().__init__(
+            f"serves other content for {name}: wanted {wanted}, got {got}",
+            where=host,
+            fix="remove this mirror from the site's file, and tell who runs it",
+        )
+
+
 def probe(reference: str | ImageReference, timeout_s: float = 3.0) -> str:
     """Ask the reference's registry for the image and return the digest of its manifest (or index).
 
@@ -62,12 +89,12 @@ def probe(reference: str | ImageReference, timeout_s: float = 3.0) -> str:
         RegistryUnreachableError: nothing there answers, or what answers is no registry.
         ImageNotFoundError: it has no such image.
         RegistryUnauthorizedError: it wants other credentials.
-        RegistryError: it refuses for another reason, such as too many requests.
+        RegistryTroubleError: it fails for now, such as for too many requests.
+        DigestMismatchError: the reference pins a digest, and the registry names another.
     """
     image = ImageReference.parse(reference) if isinstance(reference, str) else reference
-    session = _Session(image, time.monotonic() + timeout_s)
     try:
-        return _within(timeout_s, session.manifest_digest)
+        return _within(timeout_s, lambda: RegistryClient(image).manifest_digest(timeout_s))
     except TimeoutError as error:
         raise _unreachable(image, f"no answer within {timeout_s:g} s") from error
 
@@ -101,55 +128,75 @@ def _unreachable(image: ImageReference, reason: object) -> RegistryUnreachableEr
     )
 
 
-class _Session:
-    """One conversation with the registry of one image."""
+class RegistryClient:
+    """Reads one repository of one registry; any number of threads may share it."""
 
-    def __init__(self, image: ImageReference, deadline: float) -> None:
+    def __init__(self, image: ImageReference) -> None:
         self.image = image
-        self.deadline = deadline  # monotonic seconds
         # No proxy ever leads to loopback, whatever the environment says.
         proxies = [urllib.request.ProxyHandler({})] if is_loopback(image.registry) else []
         self._opener = urllib.request.build_opener(*proxies)
         scheme = "http" if image.insecure_http else "https"
         host = _DOCKER_HUB_API if image.registry == DOCKER_HUB else image.registry
-        self._url = f"{scheme}://{host}/v2/{image.repository}/manifests/{image.digest or image.tag}"
+        self._url = f"{scheme}://{host}/v2/{image.repository}"
+        self._authorization: str | None = None
 
-    def manifest_digest(self) -> str:
-        try:
-            headers = self._head(authorization=None)
-            if isinstance(headers, urllib.error.HTTPError):
-                headers = self._head(self._authorization(headers.headers.get("WWW-Authenticate", "")))
-        except urllib.error.HTTPError as error:
-            raise self._refusal(error.code) from error
-        except urllib.error.URLError as error:
-            raise _unreachable(self.image, _words(error.reason)) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(self.image, _words(error)) from error
-        if isinstance(headers, urllib.error.HTTPError):
-            raise self._refusal(headers.code)
-        digest = headers.get("Docker-Content-Digest", "")
+    def manifest_digest(self, timeout_s: float) -> str:
+        """The digest of the reference's manifest or index. Errors are those of :func:`probe`."""
+        path = f"manifests/{self.image.digest or self.image.tag}"
+        with self.open(path, timeout_s=timeout_s, method="HEAD", accept=MANIFEST_TYPES) as response:
+            digest = response.headers.get("Docker-Content-Digest", "")
         if not DIGEST.fullmatch(digest):
             raise _unreachable(self.image, "what answers is no image registry")
+        if self.image.digest and digest != self.image.digest:
+            raise DigestMismatchError(self.image.registry, self.image.name, self.image.digest, digest)
         return digest
 
-    def _open(self, request: urllib.request.Request) -> tuple[Message, bytes]:
-        seconds_left = max(0.1, self.deadline - time.monotonic())
-        with self._opener.open(request, timeout=seconds_left) as response:
-            return response.headers, response.read()
+    @contextlib.contextmanager
+    def open(
+        self, path: str, *, timeout_s: float, method: str = "GET", accept: Sequence[str] = (), offset: int = 0
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request for ``manifests/…`` or ``blobs/…``, for a ``with`` statement.
 
-    def _head(self, authorization: str | None) -> Message | urllib.error.HTTPError:
-        """The answer's headers; the error itself for 401, which says what to authenticate with."""
-        request = urllib.request.Request(self._url, method="HEAD", headers={"Accept": ", ".join(MANIFEST_TYPES)})
-        if authorization:
-            request.add_unredirected_header("Authorization", authorization)
+        Args:
+            timeout_s: seconds without a byte after which the connection counts as lost.
+            offset: ask for the bytes from here on; the answer's status is then 206, or 200 for all of them.
+
+        Raises:
+            As :func:`probe`, also for a connection that breaks while the block reads.
+        """
+        headers = {"Accept": ", ".join(accept) or "*/*", "User-Agent": USER_AGENT}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        request = urllib.request.Request(f"{self._url}/{path}", method=method, headers=headers)
         try:
-            return self._open(request)[0]
+            with self._authorized(request, timeout_s) as response:
+                yield response
         except urllib.error.HTTPError as error:
-            if error.code != 401:
-                raise
-            return error
+            with error:
+                raise self._refusal(error) from error
+        except urllib.error.URLError as error:
+            raise self._lost(error.reason) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._lost(error) from error
 
-    def _authorization(self, challenge: str) -> str | None:
+    def _authorized(self, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:
+        """Open a request; where the registry asks who we are (401), say so and ask again."""
+        for _ in range(2):
+            if self._authorization:
+                request.add_unredirected_header("Authorization", self._authorization)
+            try:
+                response: http.client.HTTPResponse = self._opener.open(request, timeout=timeout_s)
+                return response
+            except urllib.error.HTTPError as error:
+                challenge = error.headers.get("WWW-Authenticate", "") if error.code == 401 else ""
+                refused = error
+            if not challenge:
+                raise refused
+            self._authorization = self._answer(challenge, timeout_s)
+        raise refused
+
+    def _answer(self, challenge: str, timeout_s: float) -> str | None:
         """The Authorization header that answers a WWW-Authenticate ``challenge``; None if we have none."""
         basic = _stored_credentials(self.image.registry)
         kind, _, text = challenge.partition(" ")
@@ -160,11 +207,12 @@ class _Session:
         request = urllib.request.Request(f"{fields.get('realm', '')}?{urllib.parse.urlencode(query)}")
         if basic:
             request.add_unredirected_header("Authorization", f"Basic {basic}")
-        answer = json.loads(self._open(request)[1])
+        with self._opener.open(request, timeout=timeout_s) as response:
+            answer = json.loads(response.read())
         return f"Bearer {answer.get('token') or answer.get('access_token')}"
 
-    def _refusal(self, status: int) -> RegistryError:
-        where, name = self.image.registry, self.image.name
+    def _refusal(self, error: urllib.error.HTTPError) -> RegistryError:
+        where, name, status = self.image.registry, self.image.name, error.code
         if status == 404:
             return ImageNotFoundError(f"there is no image {name}", where=where, fix="check the name and the tag")
         if status in (401, 403):
@@ -174,12 +222,41 @@ class _Session:
                 fix=f"check the name, or log in: apptainer registry login docker://{where}",
             )
         if status == 429:
-            return RegistryError(
+            return RegistryTroubleError(
                 f"too many requests from this network for {name} (HTTP 429)",
                 where=where,
                 fix=f"wait, name a mirror of the site, or log in: apptainer registry login docker://{where}",
+                retry_after_s=_seconds(error.headers.get("Retry-After", "")),
+            )
+        if status >= 500:
+            return RegistryTroubleError(
+                f"fails for {name} (HTTP {status})",
+                where=where,
+                fix="try again later, or name another mirror of the site",
+                retry_after_s=_seconds(error.headers.get("Retry-After", "")),
             )
         return _unreachable(self.image, f"HTTP {status}")
+
+    def _lost(self, reason: object) -> RegistryError:
+        """Nobody there, or somebody who broke off?"""
+        if isinstance(reason, (ConnectionResetError, BrokenPipeError, http.client.HTTPException)):
+            return RegistryTroubleError(
+                f"broke off the connection for {self.image.name} ({_words(reason)})",
+                where=self.image.registry,
+                fix="try again later, or name another mirror of the site",
+            )
+        return _unreachable(self.image, _words(reason))
+
+
+def _seconds(retry_after: str) -> float | None:
+    """``Retry-After`` as seconds: a number, or a date."""
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        wanted = email.utils.parsedate_to_datetime(retry_after).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, wanted - time.time())
 
 
 def _words(reason: object) -> str:
