@@ -27,7 +27,7 @@ from harness.image.base import BaseImage, BaseRecord, base_source, ensure_base
 from harness.image.base_cache import BaseCache
 from harness.image.local_registry import LocalRegistry
 from harness.image.process import run_command
-from harness.image.reference import ImageReference, is_loopback
+from harness.image.reference import ImageReference
 from harness.image.registry import (
     ImageNotFoundError,
     RegistryError,
@@ -35,6 +35,7 @@ from harness.image.registry import (
     RegistryUnreachableError,
     probe,
 )
+from harness.mirrors import is_loopback
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SLIM = "debian:bookworm-slim"

@@ -31,7 +31,7 @@ def source_lines(target: DebianTarget) -> list[str]:
     fix = "add a Debian mirror to apt's sources, or name a registry mirror in the site's file"
     if not KEYRING.is_file():
         raise HarnessError("Debian's keyring is missing", where=str(KEYRING), fix="install debian-archive-keyring")
-    archives = _machine_archives()
+    archives = machine_archives()
     lines = [
         f"deb [signed-by={KEYRING}] {uri} {target.suite.codename}{pocket} main"
         for pocket in ("", "-updates", "-security")
@@ -42,7 +42,7 @@ def source_lines(target: DebianTarget) -> list[str]:
     return lines
 
 
-def _machine_archives() -> dict[str, list[str]]:
+def machine_archives() -> dict[str, list[str]]:
     """The URIs of Debian's archives by pocket: ``""``, ``-updates``, ``-security``.
 
     apt itself reads its configuration (deb822, one-line, options, mirror lists), and is asked for what it

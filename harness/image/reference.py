@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 
 from harness.errors import UserError
+from harness.mirrors import is_loopback
 
 DOCKER_HUB = "docker.io"
 _DOCKER_HUB_ALIASES = ("docker.io", "index.docker.io", "registry-1.docker.io")
@@ -75,14 +75,3 @@ class ImageReference:
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.name}"
-
-
-def is_loopback(host: str) -> bool:
-    """Is ``host`` (with or without a port) this machine? Such a registry speaks plain HTTP."""
-    name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host.strip("[]").split("]")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

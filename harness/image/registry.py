@@ -22,7 +22,8 @@ from typing import TypeVar
 
 from harness import __version__
 from harness.errors import HarnessError
-from harness.image.reference import DIGEST, DOCKER_HUB, ImageReference, is_loopback
+from harness.image.reference import DIGEST, DOCKER_HUB, ImageReference
+from harness.mirrors import is_loopback
 
 _DOCKER_HUB_API = "registry-1.docker.io"
 _DOCKER_HUB_LOGIN = "https://index.docker.io/v1/"  # the key of its credentials in docker's config.json
