@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from harness.errors import UserError
+from harness.mirrors import MIRROR_KINDS, MirrorKind
 from harness.project import Project
 from harness.specfile import LocalizedText, SpecModel, load_spec
 
@@ -22,6 +25,53 @@ class Storage(SpecModel):
     history: str | None = Field(None, description="database URL of the measurements; default: a file below runs/")
 
 
+class Mirrors(SpecModel):
+    """Servers near the site, by kind, in the order to be tried; after the last one, the machine's own configuration.
+
+    They serve what is the same everywhere, so they are no part of what an image is made from: lent to a build, they
+    neither change its keys nor stay in the image.
+    """
+
+    registry: list[str] = Field(
+        default_factory=list, description="mirrors of docker.io, host[:port][/prefix], http:// in front for no TLS"
+    )
+    pip: list[str] = Field(default_factory=list, description="package indexes, such as https://…/simple")
+    apt: list[str] = Field(
+        default_factory=list, description="roots that have debian/, debian-security/ and ubuntu/, such as https://…"
+    )
+    conda: list[str] = Field(default_factory=list, description="roots that have pkgs/ and cloud/")
+    huggingface: list[str] = Field(default_factory=list, description="what HF_ENDPOINT is set to")
+    modelscope: list[str] = Field(default_factory=list, description="ModelScope's address, or a mirror of it")
+
+    @field_validator("pip", "apt", "conda", "huggingface", "modelscope")
+    @classmethod
+    def _urls(cls, addresses: list[str]) -> list[str]:
+        for address in addresses:
+            parts = urlsplit(address)
+            if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\"'\\]", address):
+                raise ValueError(f"'{address}' is no address; valid: http://host/path or https://host/path")
+        return _distinct(addresses)
+
+    @field_validator("registry")
+    @classmethod
+    def _registries(cls, addresses: list[str]) -> list[str]:
+        for address in addresses:
+            if not re.fullmatch(r"(https?://)?[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._/-]+)?/?", address):
+                raise ValueError(f"'{address}' is no registry; valid: host, host:port, host/prefix, http://host:port")
+        return _distinct(addresses)
+
+    def by_kind(self) -> dict[MirrorKind, list[str]]:
+        """All of them."""
+        return {kind: getattr(self, kind) for kind in MIRROR_KINDS}
+
+
+def _distinct(addresses: list[str]) -> list[str]:
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise ValueError(f"'{address}' is there twice")
+    return addresses
+
+
 class Site(SpecModel):
     name: str
     title: LocalizedText
@@ -29,7 +79,7 @@ class Site(SpecModel):
     partition: str | None = None
     gres: str = Field("gpu", description="the scheduler's name for a GPU")
     storage: Storage = Field(default_factory=lambda: Storage())
-    registries: list[str] = Field(default_factory=list, description="mirrors of docker.io, asked in this order")
+    mirrors: Mirrors = Field(default_factory=lambda: Mirrors())
     modules: list[str] = Field(default_factory=list, description="lines a job needs before apptainer is on PATH")
 
 

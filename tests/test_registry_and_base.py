@@ -22,26 +22,27 @@ from pathlib import Path
 import pytest
 
 from harness.errors import CommandError, HarnessError, MissingToolError, UserError
-from harness.image import base, registry
+from harness.image import base, debian, local_registry, registry
 from harness.image.base import BaseImage, BaseRecord, base_source, ensure_base
+from harness.image.base_cache import BaseCache
+from harness.image.local_registry import LocalRegistry
 from harness.image.process import run_command
+from harness.image.reference import ImageReference
 from harness.image.registry import (
     ImageNotFoundError,
-    ImageReference,
-    LocalRegistry,
     RegistryError,
     RegistryUnauthorizedError,
     RegistryUnreachableError,
-    is_loopback,
     probe,
 )
+from harness.mirrors import is_loopback
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SLIM = "debian:bookworm-slim"
 DIGEST = "sha256:" + "ab" * 32
 
 needs_registry = pytest.mark.skipif(
-    not (any(map(shutil.which, registry.PROGRAMS)) and shutil.which("skopeo") and shutil.which("mmdebstrap")),
+    not (any(map(shutil.which, local_registry.PROGRAMS)) and shutil.which("skopeo") and shutil.which("mmdebstrap")),
     reason="needs scripts/install-packages registry",
 )
 
@@ -255,7 +256,7 @@ def test_a_local_registry_answers_and_ends(tmp_path: Path) -> None:
 @needs_registry
 def test_a_local_registry_ends_with_a_killed_process(tmp_path: Path) -> None:
     program = (
-        "import os, sys, pathlib; from harness.image.registry import LocalRegistry\n"
+        "import os, sys, pathlib; from harness.image.local_registry import LocalRegistry\n"
         "with LocalRegistry(pathlib.Path(sys.argv[1])) as r: print(r.host, flush=True); os.kill(os.getpid(), 9)"
     )
     env = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -318,7 +319,7 @@ def test_the_second_call_is_fast_and_needs_no_tool(
     slim: BaseRecord, base_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(base, "probe", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(base, "choose_source", lambda *_: pytest.fail("the network was asked"))
     started = time.monotonic()
     assert ensure_base("debian:12-slim", base_cache).digest == slim.digest
     assert time.monotonic() - started < 1
@@ -354,8 +355,10 @@ def test_a_mirror_that_answers_wins(slim: BaseRecord, base_cache: Path, tmp_path
         base_source(SLIM, base_cache) as served,
         base_source(SLIM, tmp_path, mirrors=["127.0.0.1:1", served.resolved.split("/")[0]]) as image,
     ):
-        assert (image.origin, image.digest, image.resolved) == ("registry", slim.digest, served.resolved)
-    assert not list(tmp_path.iterdir())
+        assert (image.origin, image.digest) == ("registry", slim.digest)
+        assert image.details == {"registry": served.resolved.split("/")[0]}
+        assert probe(image.resolved) == slim.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["blobs"]  # nothing was bootstrapped
 
 
 @needs_registry
@@ -378,9 +381,9 @@ def test_corruption_a_kill_and_two_callers_at_once(slim: BaseRecord, base_cache:
         stream.seek(1000)
         stream.write(bytes([byte[0] ^ 1]))
 
-    target = base._Target.of(ImageReference.parse(SLIM))
+    target = debian.DebianTarget.of(ImageReference.parse(SLIM))
     assert target is not None
-    cache = base._Cache(tmp_path, target)
+    cache = BaseCache(tmp_path, target)
     assert cache.read() is None
 
     program = (

@@ -17,7 +17,8 @@ from harness.image.build import Progress
 MILESTONE = re.compile(
     r"(?P<name>\S+: )(?:INFO: +)?"
     r"(?P<event>Starting build|Running post scriptlet|Running testscript|Creating SIF file|Build complete"
-    r"|up to date|published.*|removing a .*|waiting.*)"
+    r"|up to date|published.*|removing a .*|waiting.*"
+    r"|asking .*|no: .*|fetching .*|giving up.*|bootstrapping .*)"
 )
 
 PIPE_WIDTH = 1000

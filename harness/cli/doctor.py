@@ -11,11 +11,14 @@ from pathlib import Path
 
 import typer
 
+from harness.cli.options import SiteOption
 from harness.errors import HarnessError
 from harness.image.engine import find_engine
 from harness.image.keys import signing_key_path
+from harness.mirrors import probe_mirrors
 from harness.project import Project
 from harness.scheduler.detect import detect_scheduler
+from harness.site import DEFAULT_SITE, Mirrors, load_site
 
 # Unpacked stack (1.4 GB), its image (0.4 GB) and the tutorial's image, twice over while building.
 BUILD_BYTES = 6e9
@@ -38,12 +41,13 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor() -> None:
+def doctor(site: SiteOption = DEFAULT_SITE) -> None:
     """Say what this machine lacks and the line that fixes it. Exit code 1 where something needed is missing.
 
-    Example: harness doctor
+    Examples: harness doctor; harness doctor --site fics (also shows which of the site's mirrors answer)
     """
-    findings = list(examine(Project.find()))
+    project = Project.find()
+    findings = [*examine(project), *mirror_findings(load_site(project, site).mirrors, project.site_file(site))]
     for finding in findings:
         mark = "ok  " if not finding.fix else ("MISS" if finding.needed else "note")
         typer.echo(f"{mark} {finding.name:<12} {finding.found}" + (f"; {finding.fix}" if finding.fix else ""))
@@ -65,6 +69,24 @@ def examine(project: Project) -> Iterator[Finding]:
     )
     for check in checks:
         yield check(project)
+
+
+def mirror_findings(mirrors: Mirrors, file: Path) -> Iterator[Finding]:
+    """Whether each mirror answers, how fast, and which one a build takes: the first of its kind that answers."""
+    chosen: set[str] = set()
+    answers = probe_mirrors(mirrors.by_kind())
+    for answer in answers:
+        if answer.latency_s is None:
+            alive = any(other.kind == answer.kind and other.latency_s is not None for other in answers)
+            instead = "the next one is used" if alive else "this machine's own configuration is used"
+            found = f"{answer.address} is dead ({answer.problem})"
+            yield Finding(answer.kind, found, f"{instead}; to stop asking, remove it from {file}", needed=False)
+            continue
+        found = f"{answer.address} answers in {answer.latency_s * 1000:.0f} ms"
+        if answer.kind not in chosen:
+            found += ", chosen"
+        chosen.add(answer.kind)
+        yield Finding(answer.kind, found)
 
 
 def _engine(_: Project) -> Finding:

@@ -27,8 +27,9 @@ from harness.fidelity.tree import Entry, compare_trees, read_tree
 from harness.image.base import base_source
 from harness.image.build import remove_tree
 from harness.image.engine import Engine, find_engine
+from harness.image.local_registry import LocalRegistry
 from harness.image.process import CommandResult, run_command
-from harness.image.registry import ImageReference, LocalRegistry
+from harness.image.reference import ImageReference
 
 Outcome = Literal["identical", "different", "refused", "failed"]
 BUILD_SECONDS = 900.0

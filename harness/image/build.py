@@ -31,7 +31,7 @@ from harness.errors import CommandError, HarnessError
 from harness.image.base import BaseImage, base_source
 from harness.image.contents import ImageLock, base_of, embed, tool_versions
 from harness.image.engine import Engine
-from harness.image.lend import prepare
+from harness.image.lend import lending
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.process import run_command
 from harness.image.sif import normalise
@@ -128,7 +128,9 @@ class ImageBuilder:
             raise HarnessError(
                 f"there is no ARG {BASE_ARGUMENT}=…", where=where, fix=f"write ARG {BASE_ARGUMENT} and FROM it"
             )
-        with base_source(reference, self.cache, mirrors=tuple(self.site.registries), on_line=self.progress) as base:
+        with base_source(
+            reference, self.cache, mirrors=tuple(self.site.mirrors.registry), on_line=self.progress
+        ) as base:
             stage = self.cache / "stages" / f"{name}-{self._stage_key(definition, base)}.sif"
             if stage.is_file():
                 return stage, base
@@ -168,9 +170,6 @@ class ImageBuilder:
             recipe.write_text(write_definition(definition), encoding="utf-8")
             if stage is not None:
                 (work / definition.base).symlink_to(stage.absolute())
-            lent_folder = work / "lent"
-            lent_folder.mkdir()
-            lent = prepare(lent_folder, extra_indexes or [])
             command = [
                 str(self.engine.path),
                 "build",
@@ -179,14 +178,15 @@ class ImageBuilder:
                 "--mksquashfs-args",
                 MKSQUASHFS_ARGUMENTS,
             ]
-            for bind in (*lent.binds, *private_temporaries(work)):
-                command += ["--bind", bind]
-            if base is not None:
-                command += ["--build-arg", f"{BASE_ARGUMENT}={public_name(base)}"]
-            command += [str(target.absolute()), recipe.name]
             environment = self._environment(work, base)
             link_sources(work, self.project.root, definition)
-            self._logged(command, name, environment, work)
+            with lending(work / "lent", extra_indexes or [], self.site.mirrors, self.progress) as lent:
+                for bind in (*lent.binds, *private_temporaries(work)):
+                    command += ["--bind", bind]
+                if base is not None:
+                    command += ["--build-arg", f"{BASE_ARGUMENT}={public_name(base)}"]
+                command += [str(target.absolute()), recipe.name]
+                self._logged(command, name, environment, work)
 
     def _logged(self, command: list[str], name: str, environment: dict[str, str], folder: Path) -> None:
         """Run a command in ``folder``; its output goes to the name's log and line by line to the progress.

@@ -1,23 +1,31 @@
 """Lending a build the machine's package configuration, so that nothing of it stays in the image.
 
 A container build sees neither pip's configuration nor the machine's certificate authorities. A folder with copies is
-bound while building; the definition's %post points pip, TLS and apt at it when it is there.
+bound while building; the definition's %post points pip, TLS and apt at it when it is there. Mirrors of the site that
+answer go before what the machine has.
 """
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import io
 import os
+import re
 import shutil
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from harness.definition.writer import LENT_FOLDER
+from harness.image.apt_relay import apt_relay
+from harness.image.process import LineCallback
+from harness.mirrors import MirrorKind, probe_mirrors
+from harness.site import Mirrors
 
 # pip options that say where packages are; everything else of a person's configuration is theirs.
 PIP_OPTIONS = (
@@ -32,6 +40,7 @@ PIP_OPTIONS = (
 )
 APT_OPTIONS = ("Acquire::http::Proxy", "Acquire::https::Proxy", "Acquire::https::CAInfo")
 TOOL_SECONDS = 30
+_PROXY = re.compile(r'Acquire::http::Proxy "(.+)";')
 
 
 @dataclass(frozen=True)
@@ -42,13 +51,20 @@ class Lent:
     binds: tuple[str, ...]
 
 
-def prepare(folder: Path, extra_indexes: list[str]) -> Lent:
-    """Fill ``folder`` (which must be empty) with this machine's package configuration.
+@contextlib.contextmanager
+def lending(folder: Path, extra_indexes: list[str], mirrors: Mirrors, say: LineCallback) -> Iterator[Lent]:
+    """A folder with this machine's package configuration and the site's mirrors, good while the block runs.
 
     Args:
+        folder: made here.
         extra_indexes: package indexes that the stack itself names; the caller has checked that they answer.
+        say: called with a line for each mirror that is passed over.
     """
+    folder.mkdir()
     settings = pip_settings()
+    alive = answering(mirrors, say)
+    if alive["pip"]:
+        settings = with_index(settings, alive["pip"][0])
     binds = [f"{folder}:{LENT_FOLDER}"]
     addresses: dict[str, str] = {}
     for option in ("index-url", "extra-index-url", "find-links"):
@@ -66,13 +82,50 @@ def prepare(folder: Path, extra_indexes: list[str]) -> Lent:
             binds.append(f"{root}:{LENT_FOLDER}/{inside}:ro")
             addresses[address] = f"file://{LENT_FOLDER}/{inside}/{local.relative_to(root)}"
     (folder / "pip.conf").write_text(pip_conf(settings, addresses, extra_indexes))
-    authorities = Path(
-        os.environ.get("SSL_CERT_FILE") or settings.get("cert") or ssl.get_default_verify_paths().cafile or ""
-    )
-    if authorities.is_file():
+    authorities = certificate_authorities(settings)
+    if authorities is not None:
         shutil.copyfile(authorities, folder / "ca.pem")
-    (folder / "apt.conf").write_text(_apt_conf())
-    return Lent(folder, tuple(binds))
+    with apt_conf(alive["apt"], say) as lines:
+        (folder / "apt.conf").write_text("".join(f"{line}\n" for line in lines))
+        yield Lent(folder, tuple(binds))
+
+
+def answering(mirrors: Mirrors, say: LineCallback) -> dict[MirrorKind, list[str]]:
+    """The mirrors for packages that answer, by kind, in the site's order; the dead ones are said."""
+    alive: dict[MirrorKind, list[str]] = {"pip": [], "apt": []}
+    for answer in probe_mirrors({kind: mirrors.by_kind()[kind] for kind in alive}):
+        if answer.latency_s is None:
+            say(f"{urlsplit(answer.address).netloc}: no: {answer.kind} mirror: {answer.problem}")
+        else:
+            alive[answer.kind].append(answer.address)
+    return alive
+
+
+def with_index(settings: dict[str, str], mirror: str) -> dict[str, str]:
+    """pip's options with ``mirror`` in the place of the machine's index; its further indexes and folders stay."""
+    changed = {**settings, "index-url": mirror}
+    parts = urlsplit(mirror)
+    if parts.scheme == "http":
+        changed["trusted-host"] = f"{settings.get('trusted-host', '')} {parts.netloc}".strip()
+    return changed
+
+
+def certificate_authorities(settings: dict[str, str]) -> Path | None:
+    """The machine's bundle of certificate authorities, if it has one."""
+    bundle = os.environ.get("SSL_CERT_FILE") or settings.get("cert") or ssl.get_default_verify_paths().cafile or ""
+    return Path(bundle) if Path(bundle).is_file() else None
+
+
+@contextlib.contextmanager
+def apt_conf(mirrors: Sequence[str], say: LineCallback) -> Iterator[list[str]]:
+    """Lines of apt's configuration for a build: the machine's, and the way to ``mirrors`` while the block runs."""
+    own = _own_apt_lines()
+    if not mirrors:
+        yield own
+        return
+    proxy = next((found[1] for line in own if (found := _PROXY.match(line))), None)
+    with apt_relay(mirrors, proxy, say) as lines:
+        yield [*own, *lines]
 
 
 def pip_settings() -> dict[str, str]:
@@ -126,11 +179,10 @@ def _local_folder(address: str) -> Path | None:
     return Path(address).absolute() if not parts.scheme else None
 
 
-def _apt_conf() -> str:
-    """The host's proxy and certificate settings of apt; empty elsewhere than on Debian and its children."""
+def _own_apt_lines() -> list[str]:
+    """The host's proxy and certificate settings of apt; none elsewhere than on Debian and its children."""
     program = shutil.which("apt-config")
     if program is None:
-        return ""
+        return []
     dumped = subprocess.run([program, "dump"], capture_output=True, text=True, timeout=TOOL_SECONDS, check=False).stdout
-    lines = [line for line in dumped.splitlines() if line.startswith(APT_OPTIONS)]
-    return "".join(f"{line}\n" for line in lines)
+    return [line for line in dumped.splitlines() if line.startswith(APT_OPTIONS)]

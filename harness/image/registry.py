@@ -1,38 +1,34 @@
-"""Image registries: what a reference means, whether one answers for it, and a real one of our own on loopback."""
+"""Talking to one image registry: which digest has an image, and the bytes of its manifests and layers."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import email.utils
 import http.client
-import ipaddress
 import json
 import os
 import re
-import secrets
-import shutil
 import socket
 import ssl
-import subprocess
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from email.message import Message
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
-from harness.errors import HarnessError, MissingToolError, UserError
-from harness.image.process import kill_group
+from harness import __version__
+from harness.errors import HarnessError
+from harness.image.reference import DIGEST, DOCKER_HUB, ImageReference
+from harness.mirrors import is_loopback
 
-DOCKER_HUB = "docker.io"
 _DOCKER_HUB_API = "registry-1.docker.io"
-_DOCKER_HUB_ALIASES = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _DOCKER_HUB_LOGIN = "https://index.docker.io/v1/"  # the key of its credentials in docker's config.json
+
+USER_AGENT = f"tutorial-harness/{__version__}"
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -40,10 +36,6 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-
-_DIGEST = re.compile(r"[a-z0-9]+:[0-9a-f]{32,}")
-_REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
-_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -64,82 +56,27 @@ class RegistryUnauthorizedError(RegistryError):
     """The registry answers, and wants credentials that we lack (Docker Hub says so for unknown repositories too)."""
 
 
-# --- references -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ImageReference:
-    """An image reference in full: ``debian`` is ``docker.io/library/debian:latest``.
+class RegistryTroubleError(RegistryError):
+    """The registry is there, and fails now: it is overloaded, or breaks off. Asking again may help.
 
     Attributes:
-        registry: host, with its port if it has one.
-        repository: the path in the registry, such as ``library/debian``.
-        tag: None only where there is a digest alone.
-        digest: ``sha256:…`` if the reference pins one.
-        insecure_http: spoken to without TLS (loopback, or a mirror given as ``http://``).
+        retry_after_s: seconds that it wants us to wait; None where it did not say.
     """
 
-    registry: str
-    repository: str
-    tag: str | None
-    digest: str | None = None
-    insecure_http: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> ImageReference:
-        """Read ``[registry/]repository[:tag][@digest]`` by Docker's rules.
-
-        Raises:
-            UserError: it is no image reference.
-        """
-        rest = text.strip().removeprefix("docker://")
-        rest, _, digest = rest.partition("@")
-        first, slash, remainder = rest.partition("/")
-        if slash and ("." in first or ":" in first or first == "localhost"):
-            registry, rest = first, remainder
-        else:
-            registry = DOCKER_HUB
-        repository, _, tag = rest.partition(":")
-        if registry in _DOCKER_HUB_ALIASES:
-            registry = DOCKER_HUB
-            if "/" not in repository:
-                repository = f"library/{repository}"
-        valid = _REPOSITORY.fullmatch(repository) and (not tag or _TAG.fullmatch(tag))
-        if not valid or (digest and not _DIGEST.fullmatch(digest)) or rest.endswith(":"):
-            raise UserError(
-                f"{text!r} is no image reference", fix="write name, name:tag or registry.example/path/name:tag@sha256:…"
-            )
-        return cls(registry, repository, tag or (None if digest else "latest"), digest or None, is_loopback(registry))
-
-    def at(self, mirror: str) -> ImageReference:
-        """The same image at another registry: ``host[:port][/prefix]``, with ``http://`` in front for no TLS."""
-        insecure = mirror.startswith("http://")
-        host, _, prefix = mirror.removeprefix("http://").removeprefix("https://").rstrip("/").partition("/")
-        repository = f"{prefix}/{self.repository}" if prefix else self.repository
-        return replace(self, registry=host, repository=repository, insecure_http=insecure or is_loopback(host))
-
-    @property
-    def name(self) -> str:
-        """``repository:tag@digest``, without the registry."""
-        tag = f":{self.tag}" if self.tag else ""
-        return f"{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
-
-    def __str__(self) -> str:
-        return f"{self.registry}/{self.name}"
+    def __init__(self, what: str, *, where: str, fix: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.retry_after_s = retry_after_s
 
 
-def is_loopback(host: str) -> bool:
-    """Is ``host`` (with or without a port) this machine? Such a registry speaks plain HTTP."""
-    name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host.strip("[]").split("]")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+class DigestMismatchError(RegistryError):
+    """What a registry serves under a digest has another one."""
 
-
-# --- does a registry answer? ------------------------------------------------------------------
+    def __init__(self, host: str, name: str, wanted: str, got: str) -> None:
+        super().__init__(
+            f"serves other content for {name}: wanted {wanted}, got {got}",
+            where=host,
+            fix="remove this mirror from the site's file, and tell who runs it",
+        )
 
 
 def probe(reference: str | ImageReference, timeout_s: float = 3.0) -> str:
@@ -153,12 +90,12 @@ def probe(reference: str | ImageReference, timeout_s: float = 3.0) -> str:
         RegistryUnreachableError: nothing there answers, or what answers is no registry.
         ImageNotFoundError: it has no such image.
         RegistryUnauthorizedError: it wants other credentials.
-        RegistryError: it refuses for another reason, such as too many requests.
+        RegistryTroubleError: it fails for now, such as for too many requests.
+        DigestMismatchError: the reference pins a digest, and the registry names another.
     """
     image = ImageReference.parse(reference) if isinstance(reference, str) else reference
-    session = _Session(image, time.monotonic() + timeout_s)
     try:
-        return _within(timeout_s, session.manifest_digest)
+        return _within(timeout_s, lambda: RegistryClient(image).manifest_digest(timeout_s))
     except TimeoutError as error:
         raise _unreachable(image, f"no answer within {timeout_s:g} s") from error
 
@@ -192,55 +129,75 @@ def _unreachable(image: ImageReference, reason: object) -> RegistryUnreachableEr
     )
 
 
-class _Session:
-    """One conversation with the registry of one image."""
+class RegistryClient:
+    """Reads one repository of one registry; any number of threads may share it."""
 
-    def __init__(self, image: ImageReference, deadline: float) -> None:
+    def __init__(self, image: ImageReference) -> None:
         self.image = image
-        self.deadline = deadline  # monotonic seconds
         # No proxy ever leads to loopback, whatever the environment says.
         proxies = [urllib.request.ProxyHandler({})] if is_loopback(image.registry) else []
         self._opener = urllib.request.build_opener(*proxies)
         scheme = "http" if image.insecure_http else "https"
         host = _DOCKER_HUB_API if image.registry == DOCKER_HUB else image.registry
-        self._url = f"{scheme}://{host}/v2/{image.repository}/manifests/{image.digest or image.tag}"
+        self._url = f"{scheme}://{host}/v2/{image.repository}"
+        self._authorization: str | None = None
 
-    def manifest_digest(self) -> str:
-        try:
-            headers = self._head(authorization=None)
-            if isinstance(headers, urllib.error.HTTPError):
-                headers = self._head(self._authorization(headers.headers.get("WWW-Authenticate", "")))
-        except urllib.error.HTTPError as error:
-            raise self._refusal(error.code) from error
-        except urllib.error.URLError as error:
-            raise _unreachable(self.image, _words(error.reason)) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unreachable(self.image, _words(error)) from error
-        if isinstance(headers, urllib.error.HTTPError):
-            raise self._refusal(headers.code)
-        digest = headers.get("Docker-Content-Digest", "")
-        if not _DIGEST.fullmatch(digest):
+    def manifest_digest(self, timeout_s: float) -> str:
+        """The digest of the reference's manifest or index. Errors are those of :func:`probe`."""
+        path = f"manifests/{self.image.digest or self.image.tag}"
+        with self.open(path, timeout_s=timeout_s, method="HEAD", accept=MANIFEST_TYPES) as response:
+            digest = response.headers.get("Docker-Content-Digest", "")
+        if not DIGEST.fullmatch(digest):
             raise _unreachable(self.image, "what answers is no image registry")
+        if self.image.digest and digest != self.image.digest:
+            raise DigestMismatchError(self.image.registry, self.image.name, self.image.digest, digest)
         return digest
 
-    def _open(self, request: urllib.request.Request) -> tuple[Message, bytes]:
-        seconds_left = max(0.1, self.deadline - time.monotonic())
-        with self._opener.open(request, timeout=seconds_left) as response:
-            return response.headers, response.read()
+    @contextlib.contextmanager
+    def open(
+        self, path: str, *, timeout_s: float, method: str = "GET", accept: Sequence[str] = (), offset: int = 0
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request for ``manifests/…`` or ``blobs/…``, for a ``with`` statement.
 
-    def _head(self, authorization: str | None) -> Message | urllib.error.HTTPError:
-        """The answer's headers; the error itself for 401, which says what to authenticate with."""
-        request = urllib.request.Request(self._url, method="HEAD", headers={"Accept": ", ".join(MANIFEST_TYPES)})
-        if authorization:
-            request.add_unredirected_header("Authorization", authorization)
+        Args:
+            timeout_s: seconds without a byte after which the connection counts as lost.
+            offset: ask for the bytes from here on; the answer's status is then 206, or 200 for all of them.
+
+        Raises:
+            As :func:`probe`, also for a connection that breaks while the block reads.
+        """
+        headers = {"Accept": ", ".join(accept) or "*/*", "User-Agent": USER_AGENT}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        request = urllib.request.Request(f"{self._url}/{path}", method=method, headers=headers)
         try:
-            return self._open(request)[0]
+            with self._authorized(request, timeout_s) as response:
+                yield response
         except urllib.error.HTTPError as error:
-            if error.code != 401:
-                raise
-            return error
+            with error:
+                raise self._refusal(error) from error
+        except urllib.error.URLError as error:
+            raise self._lost(error.reason) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._lost(error) from error
 
-    def _authorization(self, challenge: str) -> str | None:
+    def _authorized(self, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:
+        """Open a request; where the registry asks who we are (401), say so and ask again."""
+        for _ in range(2):
+            if self._authorization:
+                request.add_unredirected_header("Authorization", self._authorization)
+            try:
+                response: http.client.HTTPResponse = self._opener.open(request, timeout=timeout_s)
+                return response
+            except urllib.error.HTTPError as error:
+                challenge = error.headers.get("WWW-Authenticate", "") if error.code == 401 else ""
+                refused = error
+            if not challenge:
+                raise refused
+            self._authorization = self._answer(challenge, timeout_s)
+        raise refused
+
+    def _answer(self, challenge: str, timeout_s: float) -> str | None:
         """The Authorization header that answers a WWW-Authenticate ``challenge``; None if we have none."""
         basic = _stored_credentials(self.image.registry)
         kind, _, text = challenge.partition(" ")
@@ -251,11 +208,12 @@ class _Session:
         request = urllib.request.Request(f"{fields.get('realm', '')}?{urllib.parse.urlencode(query)}")
         if basic:
             request.add_unredirected_header("Authorization", f"Basic {basic}")
-        answer = json.loads(self._open(request)[1])
+        with self._opener.open(request, timeout=timeout_s) as response:
+            answer = json.loads(response.read())
         return f"Bearer {answer.get('token') or answer.get('access_token')}"
 
-    def _refusal(self, status: int) -> RegistryError:
-        where, name = self.image.registry, self.image.name
+    def _refusal(self, error: urllib.error.HTTPError) -> RegistryError:
+        where, name, status = self.image.registry, self.image.name, error.code
         if status == 404:
             return ImageNotFoundError(f"there is no image {name}", where=where, fix="check the name and the tag")
         if status in (401, 403):
@@ -265,12 +223,41 @@ class _Session:
                 fix=f"check the name, or log in: apptainer registry login docker://{where}",
             )
         if status == 429:
-            return RegistryError(
+            return RegistryTroubleError(
                 f"too many requests from this network for {name} (HTTP 429)",
                 where=where,
                 fix=f"wait, name a mirror of the site, or log in: apptainer registry login docker://{where}",
+                retry_after_s=_seconds(error.headers.get("Retry-After", "")),
+            )
+        if status >= 500:
+            return RegistryTroubleError(
+                f"fails for {name} (HTTP {status})",
+                where=where,
+                fix="try again later, or name another mirror of the site",
+                retry_after_s=_seconds(error.headers.get("Retry-After", "")),
             )
         return _unreachable(self.image, f"HTTP {status}")
+
+    def _lost(self, reason: object) -> RegistryError:
+        """Nobody there, or somebody who broke off?"""
+        if isinstance(reason, (ConnectionResetError, BrokenPipeError, http.client.HTTPException)):
+            return RegistryTroubleError(
+                f"broke off the connection for {self.image.name} ({_words(reason)})",
+                where=self.image.registry,
+                fix="try again later, or name another mirror of the site",
+            )
+        return _unreachable(self.image, _words(reason))
+
+
+def _seconds(retry_after: str) -> float | None:
+    """``Retry-After`` as seconds: a number, or a date."""
+    if retry_after.strip().isdigit():
+        return float(retry_after)
+    try:
+        wanted = email.utils.parsedate_to_datetime(retry_after).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, wanted - time.time())
 
 
 def _words(reason: object) -> str:
@@ -298,154 +285,3 @@ def _stored_credentials(registry: str) -> str | None:
             continue  # no file, no entry, or kept in a credential helper: anonymous then
         return str(auth)
     return None
-
-
-def _last_words(log: str) -> str:
-    """The line of a registry's log that says why it ended: an error, else the first, before Go's stack traces."""
-    lines = [line for line in log.splitlines() if line.strip()] or ["it said nothing"]
-    causes = [line for line in lines if re.search(r"error|fatal|panic", line, re.IGNORECASE)]
-    return (causes or lines)[0][:300]
-
-
-# --- a registry of our own --------------------------------------------------------------------
-
-PROGRAMS = ("docker-registry", "registry")
-"""Names of the registry server: Debian's, then upstream's and EPEL's."""
-
-# Ends the registry and removes its folder ($1) when our end of standard input closes: also after a
-# kill -9 of ourselves.
-_SUPERVISOR = """\
-folder=$1
-shift
-exec 3<&0
-"$@" </dev/null 3<&- & registry=$!
-{ read -r _ <&3; rm -rf -- "$folder"; kill "$registry"; } 2>/dev/null & watcher=$!
-wait "$registry"; status=$?
-kill "$watcher" 2>/dev/null
-exit "$status"
-"""
-
-
-class LocalRegistry:
-    """A real registry (``docker-registry``) on a free port of loopback, for a ``with`` statement.
-
-    It speaks plain HTTP. The kernel chooses the port when the registry binds it, so any number may
-    run side by side. Several read-only ones may share a storage folder; only one may write to it.
-    It ends with the ``with`` block, and with this process however that ends.
-
-    Args:
-        storage: the folder of its images; made if absent.
-        read_only: refuse pushes.
-        start_timeout_s: seconds until it must answer.
-
-    Raises (on entry):
-        MissingToolError: this machine has no registry program.
-        HarnessError: it did not start; its own last words are quoted.
-    """
-
-    def __init__(self, storage: Path, *, read_only: bool = True, start_timeout_s: float = 15.0) -> None:
-        self.storage = storage.absolute()
-        self.read_only = read_only
-        self.start_timeout_s = start_timeout_s
-        self.host = ""
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def reference(self, image: str | ImageReference) -> ImageReference:
-        """The same image, in this registry."""
-        parsed = ImageReference.parse(image) if isinstance(image, str) else image
-        return replace(parsed, registry=self.host, insecure_http=True)
-
-    def __enter__(self) -> LocalRegistry:
-        program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-        if program is None:
-            raise MissingToolError(
-                f"no registry server ({' or '.join(PROGRAMS)}) on this machine",
-                fix="run: scripts/install-packages registry",
-            )
-        self._folder = tempfile.TemporaryDirectory(prefix="harness-registry-", ignore_cleanup_errors=True)
-        try:
-            self._start(program, Path(self._folder.name))
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
-
-    def _start(self, program: str, folder: Path) -> None:
-        self.storage.mkdir(parents=True, exist_ok=True)
-        config, log = folder / "config.yml", folder / "registry.log"
-        config.write_text(json.dumps(self._configuration()), "utf-8")  # JSON is YAML, without its quoting traps
-        # REGISTRY_* variables would override the file.
-        env = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
-        with log.open("wb") as stream:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SUPERVISOR, "sh", str(folder), program, "serve", str(config)],
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=env,
-                start_new_session=True,
-            )
-        self._wait_until_ready(log)
-
-    def _configuration(self) -> dict[str, object]:
-        return {
-            "version": "0.1",
-            "log": {"level": "info", "accesslog": {"disabled": True}},  # info: it tells its port
-            "storage": {
-                "filesystem": {"rootdirectory": str(self.storage)},
-                "maintenance": {"uploadpurging": {"enabled": False}, "readonly": {"enabled": self.read_only}},
-            },
-            "http": {"addr": "127.0.0.1:0", "secret": secrets.token_hex(16)},
-        }
-
-    def _wait_until_ready(self, log: Path) -> None:
-        """Poll, first every 10 ms, at last every 0.5 s, until ``/v2/`` answers."""
-        assert self._process is not None
-        deadline = time.monotonic() + self.start_timeout_s
-        pause_s = 0.01
-        while time.monotonic() < deadline:
-            said = log.read_text("utf-8", errors="replace")
-            if not self.host and (found := re.search(r"listening on (127\.0\.0\.1:\d+)", said)):
-                self.host = found[1]
-            if self.host and self._answers():
-                return
-            if self._process.poll() is not None:
-                break
-            time.sleep(pause_s)
-            pause_s = min(0.5, pause_s * 1.5)
-        raise HarnessError(
-            f"the local registry did not start: {_last_words(log.read_text('utf-8', errors='replace'))}",
-            where=str(self.storage),
-            fix="check that this folder can be written and has space",
-        )
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, timeout=1.0)
-        try:
-            connection.request("GET", "/v2/")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def _stop(self) -> None:
-        process, self._process, self.host = self._process, None, ""
-        try:
-            if process is not None:
-                if process.stdin is not None:
-                    process.stdin.close()  # the supervisor sees the end of file and ends the registry
-                try:
-                    process.wait(2.0)
-                except subprocess.TimeoutExpired:
-                    kill_group(process)
-        finally:
-            if self._folder is not None:
-                self._folder.cleanup()
-                self._folder = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.definition.model import Definition
 from harness.errors import UserError
 from harness.image.base import BaseImage
-from harness.image.registry import ImageReference
+from harness.image.reference import ImageReference
 
 # What the engine and its registry client read from the home folder; the rest of a home is no business of a build's.
 _CREDENTIALS = (".apptainer", ".singularity", ".docker")
