@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
-from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from harness.errors import SpecError, UserError
-from harness.project import PRESETS, Project
+from harness.expectation import CurveExpectation as CurveExpectation
+from harness.expectation import Expectation as Expectation
+from harness.expectation import FileExpectation as FileExpectation
+from harness.expectation import NumberExpectation as NumberExpectation
+from harness.expectation import Scalar as Scalar
+from harness.expectation import not_finite
 from harness.project import PresetName as PresetName
+from harness.project import Project
 from harness.project import Variant as Variant
 from harness.specfile import LocalizedText, SpecModel, load_spec
-
-Scalar = bool | int | float | str
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 
@@ -55,51 +57,6 @@ class Preset(SpecModel):
 
     description: LocalizedText
     steps: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
-
-
-class _Expectation(SpecModel):
-    step: str
-    name: str
-    presets: list[PresetName] = Field(default_factory=lambda: list(PRESETS))
-    when: dict[str, Scalar] = Field(
-        default_factory=dict, description="judge only when these outputs of the step have these values"
-    )
-
-
-class NumberExpectation(_Expectation):
-    """A number the step reports: inside [min, max], or within `tolerance` of `equals`."""
-
-    kind: Literal["number"]
-    min: float | None = None
-    max: float | None = None
-    equals: float | None = None
-    tolerance: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _can_fail(self) -> NumberExpectation:
-        if self.min is None and self.max is None and self.equals is None:
-            raise ValueError(f"expectation '{self.name}' needs min, max or equals")
-        return self
-
-
-class CurveExpectation(_Expectation):
-    """A list of numbers the step reports: finite, long enough, and moving the right way from first to last."""
-
-    kind: Literal["curve"]
-    direction: Literal["decreasing", "increasing"]
-    min_points: int = Field(2, ge=2)
-    min_change: float = Field(0.0, ge=0, description="smallest |last - first| that counts, in the curve's unit")
-
-
-class FileExpectation(_Expectation):
-    """A file the step leaves in its output folder; `name` is its path there."""
-
-    kind: Literal["file"]
-    min_bytes: int = Field(1, ge=1)
-    format: Literal["png", "any"] = "any"
-
-
-Expectation = Annotated[NumberExpectation | CurveExpectation | FileExpectation, Field(discriminator="kind")]
 
 
 class Floor(SpecModel):
@@ -151,7 +108,7 @@ class Tutorial(SpecModel):
     def _consistent(self) -> Tutorial:
         steps = [step.name for step in self.steps]
         for owner, named in [
-            *((f"expectation '{e.name}'", e.step) for e in self.expectations),
+            *((f"expectation '{e.name}'", step) for e in self.expectations for step in (e.step, *e.other_steps)),
             ("throughput", self.throughput.step),
             *((f"presets.{name}", step) for name, preset in self.presets.items() for step in preset.steps),
         ]:
@@ -167,8 +124,7 @@ class Tutorial(SpecModel):
         if missing:
             raise ValueError(f"throughput.floors lacks the variant '{missing[0]}'")
         for expectation in self.expectations:
-            numbers = [v for v in expectation.model_dump().values() if isinstance(v, float)]
-            if not all(math.isfinite(v) for v in numbers):
+            if not_finite(expectation):
                 raise ValueError(f"expectation '{expectation.name}' has a number that is not finite")
         return self
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from harness.files import write_whole
+from harness.judge.causes import explain
 from harness.judge.image import judge_image
 from harness.judge.outputs import judge_outputs
 from harness.judge.plan import plan_checks
@@ -39,9 +40,12 @@ def judge_run(evidence: Evidence, tutorial: Tutorial, expected_image: ExpectedIm
     ]
     if evidence.result is None:
         checks = _mark_consequences(checks)
+    cause = explain(evidence, checks)
     answered = {check.key: check for check in checks}
     return Verdict(
-        run=run_facts(evidence, tutorial), checks=tuple(answered[key] for key in plan_checks(tutorial, preset))
+        run=run_facts(evidence, tutorial),
+        checks=tuple(answered[key] for key in plan_checks(tutorial, preset)),
+        cause=cause,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, field_validator
 
 from harness.errors import HarnessError
+from harness.specfile import LocalizedText
 
 Group = Literal["run", "image", "output", "throughput"]
 Status = Literal["pass", "warn", "fail", "skip"]
@@ -71,6 +72,31 @@ class Check(_Record):
         return self.group, self.step, self.name
 
 
+class EvidenceLine(_Record):
+    """A line that proves a cause. ``where`` is ``file:line`` in the run folder, or who said it."""
+
+    where: str
+    text: str
+
+
+class FailureCause(_Record):
+    """Why the run failed, in plain words.
+
+    Attributes:
+        id: stable name, such as ``gpu-memory``; ``unknown`` where nobody can say.
+        title: one clause, in both languages.
+        fix: the one thing to do, in both languages.
+        evidence: the lines that prove it, best first.
+        node: the machine it happened on, None where nobody knows.
+    """
+
+    id: str
+    title: LocalizedText
+    fix: LocalizedText
+    evidence: tuple[EvidenceLine, ...] = ()
+    node: str | None = None
+
+
 class RunFacts(_Record):
     """Which run was judged. ``device`` is the name the driver gives; times are seconds since the epoch."""
 
@@ -95,11 +121,12 @@ class RunFacts(_Record):
 
 
 class Verdict(_Record):
-    """What the harness says of one run."""
+    """What the harness says of one run. ``cause`` says why it failed to run; None where it ran to its end."""
 
     schema_version: Literal[1] = 1
     run: RunFacts
     checks: tuple[Check, ...] = Field(default=())
+    cause: FailureCause | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

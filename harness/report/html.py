@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.files import write_whole
-from harness.judge.outputs import png_size
+from harness.judge.files import png_size
 from harness.judge.verdict import Check, Group, RunFacts, Verdict, printable
 from harness.report import format as fmt
 from harness.report.entry import ReportEntry, count_checks, overall

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from harness.files import write_whole
-from harness.judge.verdict import Check, RunFacts
+from harness.judge.verdict import Check, FailureCause, RunFacts
 from harness.report.entry import ReportEntry
 
 # Characters that no XML 1.0 document may hold, escaped or not (W3C XML 1.0, production 2).
@@ -62,6 +62,15 @@ def run_properties(run: RunFacts) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 
+def cause_properties(cause: FailureCause | None) -> list[tuple[str, str]]:
+    """(name, value) of why the run failed; empty where it has no cause."""
+    if cause is None:
+        return []
+    proof = " | ".join(f"{line.where}: {line.text}" for line in cause.evidence)
+    facts = {"cause": cause.id, "cause_title": cause.title.en, "cause_evidence": proof, "cause_fix": cause.fix.en}
+    return [(name, value) for name, value in facts.items() if value]
+
+
 def check_properties(check: Check) -> list[tuple[str, str]]:
     """(name, value) of a check's numbers, written so that they read back exactly; unknown ones are left out."""
     facts = {
@@ -91,7 +100,7 @@ def _suite(entry: ReportEntry) -> ET.Element:
         suite.set("time", f"{max(0.0, (run.ended_at or run.started_at) - run.started_at):.3f}")
     if run.host:
         suite.set("hostname", _clean(run.host))
-    _properties(suite, run_properties(run))
+    _properties(suite, run_properties(run) + cause_properties(entry.verdict.cause))
     for check in entry.verdict.checks:
         suite.append(_case(entry, check))
     return suite

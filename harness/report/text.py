@@ -43,11 +43,23 @@ def print_report(entries: Sequence[ReportEntry], console: Console | None = None)
     console.print(Text(f"{len(entries)} run{'' if len(entries) == 1 else 's'}: {words or 'no checks'}"))
 
 
+def _print_cause(entry: ReportEntry, console: Console) -> None:
+    cause = entry.verdict.cause
+    if cause is None:
+        return
+    node = f" (on {cause.node})" if cause.node else ""
+    console.print(Text.assemble(("  why", "bold"), f"  {cause.title.en} · {cause.title.zh}{node}"), soft_wrap=True)
+    for line in cause.evidence:
+        console.print(Text(f"       {line.where}: {line.text}", style="dim"), soft_wrap=True)
+    console.print(Text(f"       {cause.fix.en} · {cause.fix.zh}"), soft_wrap=True)
+
+
 def _print_problems(entry: ReportEntry, console: Console) -> None:
     for check in entry.verdict.checks:
         if check.status in ("fail", "warn") and not check.consequence:
             line = Text.assemble(_status(check.status), f"  {entry.name}::{check_id(check)}: {check.message}")
             console.print(line, soft_wrap=True)
+    _print_cause(entry, console)
     consequences = sum(check.consequence for check in entry.verdict.checks)
     if consequences:
         console.print(Text(f"  and {consequences} checks of {entry.name} that had nothing to judge", style="dim"))

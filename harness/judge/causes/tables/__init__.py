@@ -1,0 +1,1 @@
+"""The causes, one module per kind of trouble."""
