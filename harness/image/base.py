@@ -463,7 +463,7 @@ def _bootstrap(target: _Target, work: Path, tree: Path, say: LineCallback) -> di
     try:
         scratch.chmod(0o755)
         lines = _source_lines(target)
-        route, validity = _apt_settings()
+        route, validity = apt_settings()
         sources = _write_lines(scratch / "debian.list", lines)
         options = _write_lines(scratch / "apt.conf", [*route, *validity])
         _write_lines(scratch / "validity", validity)
@@ -629,7 +629,7 @@ def _first_mirror(uri: str) -> str:
     return next(line.split()[0].rstrip("/") for line in entries if line.strip() and not line.startswith("#"))
 
 
-def _apt_settings() -> tuple[list[str], list[str]]:
+def apt_settings() -> tuple[list[str], list[str]]:
     """Lines of the machine's apt configuration: those that lead to the mirror, those that say how old it may be."""
     dump = run_command(["apt-config", "dump"], separate_stdout=True, timeout_s=30).stdout.splitlines()
     route = [line for line in dump if _APT_ROUTE.match(line)]
