@@ -102,6 +102,14 @@ def read_stack_lock(project: Project, stack: str, variant: Variant) -> StackLock
     return load_spec(path, StackLock) if path.is_file() else None
 
 
+def summary(lock: StackLock) -> str:
+    """What a lock holds, in one line."""
+    parts = [f"base {lock.base.origin if lock.base else 'unresolved'}"]
+    for name, packages in (("apt", lock.apt), ("python", lock.python.packages if lock.python else None)):
+        parts.append(f"{name} {'unresolved' if packages is None else len(packages)}")
+    return ", ".join(parts)
+
+
 def write_lock_text(lock: StackLock) -> str:
     """The lock as TOML: one line for each package, in the order of names."""
     name = f"{lock.stack} --variant {lock.variant}"

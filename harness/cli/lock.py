@@ -17,7 +17,7 @@ from harness.lock.resolve import Resolver, same_resolution
 from harness.project import VARIANTS, Project, Variant, parse_variant
 from harness.site import DEFAULT_SITE, load_site
 from harness.stack import Stack, load_stack
-from harness.stack_lock import StackLock, lock_file, read_stack_lock, write_lock_text
+from harness.stack_lock import StackLock, lock_file, read_stack_lock, summary, write_lock_text
 
 DEFAULT_COMMAND = "stacks"
 
@@ -83,14 +83,6 @@ def _write(project: Project, lock: StackLock, before: StackLock | None) -> None:
         typer.echo(f"{shown}: {summary(lock)}")
     for part, why in lock.unresolved.items():
         typer.echo(f"warning: {shown}: {part} is not resolved: {why}", err=True)
-
-
-def summary(lock: StackLock) -> str:
-    """What a lock holds, in one line."""
-    parts = [f"base {lock.base.origin if lock.base else 'unresolved'}"]
-    for name, packages in (("apt", lock.apt), ("python", lock.python.packages if lock.python else None)):
-        parts.append(f"{name} {'unresolved' if packages is None else len(packages)}")
-    return ", ".join(parts)
 
 
 def _check(project: Project, wanted: list[tuple[Stack, Variant]]) -> None:

@@ -146,13 +146,13 @@ def _apt_pins(project: Project, stack: Stack, variant: Variant) -> tuple[tuple[L
     lock = read_stack_lock(project, stack.name, variant)
     if lock is None or not lock.apt:
         return (), ()
-    pins = " ".join(f"{name}={package.version}" for name, package in sorted(lock.apt.items()))
+    pins = "\n".join(f"{name} {package.version}" for name, package in sorted(lock.apt.items()))
     opening = (
-        f"# What containers/{stack.name}/{variant}.lock.toml says, while an archive has it.\n"
+        f"# The versions of containers/{stack.name}/{variant}.lock.toml, while an archive has them.\n"
         f"mkdir -p {posixpath.dirname(_PINS)}\n"
-        f"for pin in {pins}; do\n"
-        '    printf \'Package: %s\\nPin: version %s\\nPin-Priority: 1001\\n\\n\' "${pin%%=*}" "${pin#*=}"\n'
-        f"done >{_PINS}"
+        "while read -r name version; do\n"
+        '    printf \'Package: %s\\nPin: version %s\\nPin-Priority: 1001\\n\\n\' "$name" "$version"\n'
+        f"done >{_PINS} <<'PINS'\n{pins}\nPINS"
     )
     return (Layer(commands=(opening,)),), (Layer(commands=(f"rm -f {_PINS}",)),)
 
