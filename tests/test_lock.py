@@ -38,6 +38,7 @@ LOCK = "containers/tiny/cpu.lock.toml"
 DOCKERFILE = """\
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 FROM ${BASE_IMAGE}
+ENV LANG=C.UTF-8
 COPY local.list /etc/apt/sources.list.d/local.list
 RUN apt-get update -qq && \\
     apt-get install -qq -y --no-install-recommends python3 python3-pip-whl drifty >/dev/null && \\
