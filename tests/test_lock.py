@@ -20,7 +20,9 @@ from tiny_project import HARNESS, harness, make_tiny_project
 from harness.catalog.catalog import Catalog
 from harness.definition.dockerfile import parse_dockerfile
 from harness.errors import SpecError
+from harness.image.base import ensure_base
 from harness.image.contents import read_lock
+from harness.image.registry import LocalRegistry, probe
 from harness.lock.apt_commands import apt_commands, apt_files
 from harness.lock.python import without_addresses
 from harness.lock.resolve import keep_resolved
@@ -147,6 +149,38 @@ def test_what_nobody_can_resolve_here_is_said_in_the_lock(world: World, tmp_path
     assert lock.base is not None and lock.python is not None
     assert lock.unresolved.keys() == {"apt"}
     assert "Unable to locate package no-such-deb" in lock.unresolved["apt"]
+
+
+@needs_apt
+@pytest.mark.apptainer
+def test_a_base_from_a_registry_is_locked_by_its_digest_and_another_one_is_refused(
+    world: World, tmp_path: Path, cache: Path
+) -> None:
+    """A real registry, whose tag then moves to the same file system under another manifest."""
+    ensure_base("debian:bookworm-slim", cache)
+    storage = Path(shutil.copytree(next(cache.glob("base/debian-bookworm-slim-*/storage")), tmp_path / "storage"))
+    root = Path(shutil.copytree(world.root, tmp_path / "project", ignore=shutil.ignore_patterns("*.lock.toml", ".git")))
+    moving = World(root, world.sources, world.cache)
+    with LocalRegistry(storage, read_only=False) as registry:
+        name = f"{registry.host}/library/debian:bookworm-slim"
+        dockerfile = root / "containers/tiny/Dockerfile.cpu"
+        dockerfile.write_text(DOCKERFILE.replace("docker.io/library/debian:bookworm-slim", name))
+        done = moving.harness("lock", "tiny", "-v", "cpu")
+        assert done.returncode == 0, done.stderr
+        lock = moving.lock()
+        digest = probe(name)
+        assert lock.base is not None and lock.apt is not None
+        assert (lock.base.origin, lock.base.digest, lock.base.releases) == ("registry", digest, {})
+        assert lock.base.packages["dpkg"].startswith("1.21")
+        assert "drifty" in lock.apt
+
+        push = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        subprocess.run([*push, "--format", "v2s2", f"docker://{name}", f"docker://{name}"], check=True)
+        assert probe(name) != digest
+        refused = moving.harness("build", "2", "--locked")
+        assert refused.returncode == 1
+        assert f"drift: tiny.cpu: base: {name} is {probe(name)}, locked is {digest}; lock again" in refused.stderr
+    assert not (root / "catalog/images").exists()
 
 
 def test_a_part_that_was_resolved_before_is_kept_where_its_inputs_are_the_same() -> None:

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from harness.errors import MissingToolError
+from harness.errors import HarnessError, MissingToolError
 from harness.image.base import BaseImage
 from harness.image.process import run_command
 
@@ -29,6 +29,7 @@ def base_system(base: BaseImage, cache: Path) -> Path:
 
     Raises:
         MissingToolError: there is no skopeo. CommandError: the registry does not give the layers.
+        HarnessError: a layer cannot be read.
     """
     root = cache / "apt" / base.digest.replace(":", "-") / "root"
     if root.is_dir():
@@ -47,13 +48,22 @@ def base_system(base: BaseImage, cache: Path) -> Path:
             _take(layers / layer["digest"].partition(":")[2], fresh)
         (fresh / STATUS).parent.mkdir(parents=True, exist_ok=True)
         (fresh / STATUS).touch()
-        if not root.is_dir():  # somebody else was faster
+        try:
             fresh.rename(root)
+        except OSError:
+            if not root.is_dir():  # else somebody was faster
+                raise
     return root
 
 
 def _take(layer: Path, root: Path) -> None:
-    """Lay the files we keep of one layer over those of the layers below it."""
+    """Lay the files we keep of one layer over those of the layers below it.
+
+    Raises:
+        HarnessError: the layer is packed as this Python cannot read it (zstd, before Python 3.14).
+    """
+    if not tarfile.is_tarfile(layer):
+        raise HarnessError("a layer of the base image is packed in a way that cannot be read here")
     with tarfile.open(layer) as archive:
         for member in archive:
             path = Path(member.name.lstrip("./"))
