@@ -40,7 +40,7 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 	.venv/bin/lint-imports --no-logo
 	@if command -v shellcheck; then shellcheck -x .ci/run scripts/* jobs/*.job jobs/lib/*.sh; \
 	else echo "no shellcheck here" && test -z "$$CI"; fi
-	$(HARNESS) defs --check && $(HARNESS) jobs --check
+	$(HARNESS) defs --check && $(HARNESS) jobs --check && $(HARNESS) lock --check
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
 	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE)
@@ -92,7 +92,7 @@ engine: setup
 scheduler bases: setup
 	@$(MACHINE) $(if $(filter scheduler,$@),slurm,registry) || echo "going on without"
 
-lock: setup ## Resolve all Python requirements again
+lock: setup ## Resolve base images, apt packages and Python packages again; see docs/locks.md
 	scripts/lock-requirements
 
 format: setup ## Format the Python code

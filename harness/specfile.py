@@ -42,14 +42,25 @@ def load_spec(path: Path, model: type[SpecT]) -> SpecT:
         SpecError: the file is missing, is not TOML (with line and column), or does not fit (with key and valid values).
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError("no such file", where=str(path)) from None
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from error
+    return validate_spec(parse_toml(text, where=str(path)), model, where=str(path))
+
+
+def parse_toml(text: str, *, where: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        SpecError: it is not TOML (with line and column).
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"not valid TOML: {error}", where=str(path)) from error
-    return validate_spec(data, model, where=str(path))
+        raise SpecError(f"not valid TOML: {error}", where=where) from error
+    return data
 
 
 def validate_spec(data: dict[str, Any], model: type[SpecT], *, where: str) -> SpecT:

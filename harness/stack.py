@@ -16,6 +16,7 @@ class StackVariant(SpecModel):
     requirements: str = Field(description="top-level Python requirements, the input of the lock")
     lock: str = Field(description="every Python package with its hashes; copied into the image")
     python: str = Field(pattern=r"^3\.\d+$", description="the image's Python, major.minor")
+    platform: str = Field("x86_64-manylinux_2_28", description="whom packages are resolved for, in uv's words")
     extra_indexes: list[str] = Field(default_factory=list, description="package indexes beside the machine's own")
     test: list[str] = Field(min_length=1, description="commands that must succeed inside the finished image")
 
@@ -26,8 +27,11 @@ class Stack(SpecModel):
     variants: dict[Variant, StackVariant]
 
 
-def load_stack(project: Project, name: str) -> Stack:
+def load_stack(project: Project, name: str, *, locked: bool = True) -> Stack:
     """Load a stack and check that the files it names exist.
+
+    Args:
+        locked: its requirements have been locked; False for who is about to do that.
 
     Raises:
         SpecError: unknown stack (names the valid ones), a broken stack.toml, or a missing file.
@@ -42,6 +46,6 @@ def load_stack(project: Project, name: str) -> Stack:
         raise SpecError(f"name is '{stack.name}' but the folder is '{name}'", where=str(path))
     for variant, parts in stack.variants.items():
         for key, file in (("dockerfile", parts.dockerfile), ("lock", parts.lock)):
-            if not (folder / file).is_file():
+            if not (folder / file).is_file() and (locked or key != "lock"):
                 raise SpecError(f"variants.{variant}.{key} names '{file}', which is not there", where=str(path))
     return stack

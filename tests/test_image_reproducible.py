@@ -95,6 +95,7 @@ def test_byte_code_stays_valid_though_file_times_are_clamped(built_project: Path
 @needs_engine
 @pytest.mark.apptainer
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_two_builds_of_the_pytorch_image_give_the_same_file(tmp_path: Path, cache: Path) -> None:
     one = build_from_empty(REPOSITORY, tmp_path / "a", cache, "mnist", "0")
     two = build_from_empty(REPOSITORY, tmp_path / "b", cache, "mnist", "0-63")

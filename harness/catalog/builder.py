@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,21 @@ from harness.project import Variant, image_name
 from harness.tutorial import Tutorial
 
 
+def _accept(image: Path) -> None:
+    """The default of ``before_publication``."""
+
+
 @dataclass(frozen=True)
 class CatalogBuilder:
-    """Keeps a catalog's images up to date with the checkout."""
+    """Keeps a catalog's images up to date with the checkout.
+
+    Attributes:
+        before_publication: called with an image that is built and not signed yet, or up to date; may refuse it.
+    """
 
     images: ImageBuilder
     catalog: Catalog
+    before_publication: Callable[[Path], None] = _accept
 
     def build(self, tutorial: Tutorial, variant: Variant, *, force: bool = False) -> Manifest:
         """Build and publish one image; one that is up to date already is only verified.
@@ -44,6 +54,7 @@ class CatalogBuilder:
             is_current = current is not None and current.definition_sha256 == key and current.signed_by in fingerprints
             if current is not None and is_current and not force:
                 self.catalog.verify(current)
+                self.before_publication(self.catalog.image_file(name, current.sha256))
                 builder.progress(f"{name}: up to date")
                 return current
             signer, trusted = self._keys()  # before the long work
@@ -51,6 +62,7 @@ class CatalogBuilder:
             temporary = self.catalog.new_temporary(name)
             try:
                 base = builder.build(tutorial, variant, temporary)
+                self.before_publication(temporary)
                 sign(builder.engine, temporary, signer)
                 normalise(temporary, EPOCH)  # the signature's own time
                 signed_by = verify(builder.engine, temporary, trusted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness import __version__
 from harness.catalog.catalog import Catalog
 from harness.cli.console import progress
 from harness.cli.options import SiteOption, VariantOption
@@ -18,15 +20,20 @@ from harness.image.compare import differences
 from harness.image.contents import ImageLock, read_lock, read_sbom
 from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
+from harness.image.made_from import changed_files, find_revision, write_project
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
+from harness.lock.diff import Contents, compare
+from harness.lock.drift import image_drift, installed_in
 from harness.project import Project, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
+from harness.stack_lock import summary, write_lock_text
 from harness.tutorial import load_tutorial
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An image file, or a tutorial: its current image.")]
 SHOWN_DIFFERENCES = 50
+SHOWN_FILES = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -40,10 +47,14 @@ def inspect(
     variant: VariantOption = "cpu",
     site: SiteOption = DEFAULT_SITE,
     packages: Annotated[bool, typer.Option("--packages", help="List every package.")] = False,
+    lock_text: Annotated[
+        bool, typer.Option("--lock", help="Print the stack's lock that is inside, as a file.")
+    ] = False,
+    bill: Annotated[bool, typer.Option("--sbom", help="Print the bill of materials (SPDX 2.3 JSON).")] = False,
 ) -> None:
     """Show who signed an image, what it was made from, and what is in it. Exit code 1 where nobody trusted signed it.
 
-    Examples: harness inspect 2; harness inspect tutorial2.sif --packages
+    Examples: harness inspect 2; harness inspect tutorial2.sif --packages; harness inspect 2 --sbom >sbom.spdx.json
     """
     project = Project.find()
     catalog = project_catalog(project, site)
@@ -55,6 +66,9 @@ def inspect(
         signature, trusted = f"NOT TRUSTED: {error.what}", False
     lock, sbom = read_lock(path), read_sbom(path)
     contents = [p for p in sbom["packages"] if "externalRefs" in p]
+    if lock_text or bill:
+        typer.echo(_locked_text(lock, path) if lock_text else json.dumps(sbom, ensure_ascii=False, indent=1))
+        raise typer.Exit(0 if trusted else 1)
     rows = {
         "image": f"{lock.name} ({path})",
         "signature": signature,
@@ -64,6 +78,9 @@ def inspect(
         "base": f"{lock.base['reference']} {lock.base['digest']} ({lock.base['origin']})",
         "made with": ", ".join(f"{name} {version}" for name, version in lock.tools.items()),
         "packages": ", ".join(f"{_count(contents, kind)} {kind}" for kind in ("deb", "pypi")),
+        "locked": summary(lock.stack_lock) if lock.stack_lock else "no: its stack was not locked when it was built",
+        "drift": _drift(lock, path),
+        "made from": f"{len(lock.files)} files, all inside" if lock.files else "files that are not inside",
     }
     for name, value in rows.items():
         typer.echo(f"{name:<11} {value}")
@@ -80,7 +97,9 @@ def rebuild(
     site: SiteOption = DEFAULT_SITE,
     check: Annotated[bool, typer.Option("--verify", help="Compare with the image, and publish nothing.")] = False,
 ) -> None:
-    """Build an image again, from nothing cached but its base, and compare. Exit code 1 where a byte differs.
+    """Build an image again from the files and the lock inside it, with nothing cached but its base, and compare.
+
+    Exit code 1 where a byte differs.
 
     Example: harness rebuild --verify 2
     """
@@ -93,10 +112,12 @@ def rebuild(
         fresh = Path(folder)
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
-        builder = ImageBuilder(project, load_site(project, site), find_engine(), fresh, report)
-        again = _build_again(project, builder, lock, fresh)
+        source = _project_of(project, lock, path, fresh)
+        again = fresh / f"{lock.name}.sif"
+        builder = ImageBuilder(source, load_site(project, site), find_engine(), fresh, report)
+        builder.build(load_tutorial(source, lock.tutorial), parse_variant(lock.variant), again)
         equal = content_digest(again) == content_digest(path)
-        lines = [] if equal else differences(path, again, fresh)
+        lines = [] if equal else _explained(path, again, fresh)
     for line in lines[:SHOWN_DIFFERENCES]:
         typer.echo(line)
     if len(lines) > SHOWN_DIFFERENCES:
@@ -104,6 +125,45 @@ def rebuild(
     if not equal:
         raise HarnessError(f"building {lock.name} again gave another image", where=str(path))
     typer.echo(f"{lock.name}: the same, byte for byte but for the signature")
+
+
+def _project_of(project: Project, lock: ImageLock, image: Path, folder: Path) -> Project:
+    """The checkout that an image was made from, as far as it is inside; says how today's checkout differs from it.
+
+    Raises:
+        UserError: from those files this version of the harness makes another definition, or there are none.
+    """
+    if not lock.files:
+        raise UserError("the files it was made from are not inside", where=str(image), fix="it is of an older version")
+    changed = changed_files(lock.files, project.root)
+    revision = find_revision(lock.files, project.root)
+    origin = f"git checkout {revision}" if revision else "no commit here holds the files that it was made from"
+    if changed:
+        shown = ", ".join(changed[:SHOWN_FILES]) + (
+            f" and {len(changed) - SHOWN_FILES} more" if changed[SHOWN_FILES:] else ""
+        )
+        typer.echo(f"note: the checkout is not what {lock.name} was made from ({shown}); {origin}", err=True)
+    inside = write_project(lock.files, folder / "checkout")
+    tutorial, variant = load_tutorial(inside, lock.tutorial), parse_variant(lock.variant)
+    if definition_key(inside, tutorial_definition(inside, tutorial, variant)) != lock.definition_sha256:
+        made_by = lock.tools.get("tutorial-harness", "unknown")
+        raise UserError(
+            f"harness {__version__} makes another definition from the files inside than harness {made_by} did",
+            where=str(image),
+            fix=f"rebuild with the harness of that time: {origin}",
+        )
+    return inside
+
+
+def _explained(path: Path, again: Path, work: Path) -> list[str]:
+    """Differences of an image and its rebuild: packages first, for they explain the files."""
+    one, other = (Contents.of_image(read_lock(image), installed_in(image)) for image in (path, again))
+    packages = [
+        f"{group}: {sign} {name} {versions}"
+        for group, difference in compare(one, other).items()
+        for sign, name, versions in difference.lines()
+    ]
+    return [*packages, *differences(path, again, work)]
 
 
 def find_image(project: Project, catalog: Catalog, image: str, variant: str) -> Path:
@@ -123,23 +183,27 @@ def find_image(project: Project, catalog: Catalog, image: str, variant: str) -> 
     return catalog.image_file(manifest.name, manifest.sha256)
 
 
-def _build_again(project: Project, builder: ImageBuilder, lock: ImageLock, folder: Path) -> Path:
-    tutorial, variant = load_tutorial(project, lock.tutorial), parse_variant(lock.variant)
-    key = definition_key(project, tutorial_definition(project, tutorial, variant))
-    if key != lock.definition_sha256:
-        raise UserError(
-            f"the checkout holds another definition of {lock.name} than the one it was built from",
-            fix="check out the commit that the image's manifest names in git_revision",
-        )
-    target = folder / f"{lock.name}.sif"
-    builder.build(tutorial, variant, target)
-    return target
-
-
 def _made(project: Project) -> Path:
     folder = project.cache / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _locked_text(lock: ImageLock, path: Path) -> str:
+    if lock.stack_lock is None:
+        raise UserError("its stack was not locked when it was built", where=str(path), fix=f"harness lock {lock.stack}")
+    return write_lock_text(lock.stack_lock).rstrip("\n")
+
+
+def _drift(lock: ImageLock, path: Path) -> str:
+    if lock.stack_lock is None:
+        return "unknown without a lock"
+    lines = image_drift(lock.stack_lock, path)
+    return (
+        "; ".join(line.what for line in lines[:SHOWN_FILES]) + (" …" if lines[SHOWN_FILES:] else "")
+        if lines
+        else "none"
+    )
 
 
 def _count(packages: list[dict[str, object]], kind: str) -> int:

@@ -24,6 +24,7 @@ from harness.definition.writer import write_definition
 from harness.fidelity.verify import verify_dockerfile
 from harness.image.build import ImageBuilder
 from harness.image.engine import find_engine
+from harness.lock.gate import LockGate
 from harness.project import Project, Variant, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
@@ -121,15 +122,20 @@ def build(
     overlay: Annotated[
         bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
     ] = True,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse whatever is not as the stack's lock says; see docs/locks.md.")
+    ] = False,
 ) -> None:
     """Build, test and publish images.
 
-    Examples: harness build 2 --variant cpu; harness build (all tutorials)
+    Examples: harness build 2 --variant cpu; harness build --locked (all tutorials)
     """
     project = Project.find()
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
     catalog = project_catalog(project, site)
-    for manifest in build_images(project, loaded, parse_variant(variant), site, force=force, overlay=overlay):
+    for manifest in build_images(
+        project, loaded, parse_variant(variant), site, force=force, overlay=overlay, locked=locked
+    ):
         typer.echo(catalog.current_link(manifest.name))
 
 
@@ -141,10 +147,15 @@ def build_images(
     *,
     force: bool = False,
     overlay: bool = True,
+    locked: bool = False,
 ) -> list[Manifest]:
     """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`."""
     engine = find_engine()
     with progress("building") as report:
-        images = ImageBuilder(project, load_site(project, site), engine, project.cache, report, overlay)
-        builder = CatalogBuilder(images, project_catalog(project, site))
+        facts = load_site(project, site)
+        gate = LockGate(project, facts, locked, lambda line: typer.echo(line, err=True))
+        for stack in dict.fromkeys(tutorial.stack for tutorial in tutorials):
+            gate.before(stack, variant)
+        images = ImageBuilder(project, facts, engine, project.cache, report, overlay)
+        builder = CatalogBuilder(images, project_catalog(project, site), gate.check_image)
         return [builder.build(tutorial, variant, force=force) for tutorial in tutorials]

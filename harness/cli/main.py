@@ -10,7 +10,7 @@ from types import FrameType
 import typer
 
 from harness import __version__
-from harness.cli import cluster, contents, demo, doctor, history, images, jobs, keys, runs
+from harness.cli import cluster, contents, demo, doctor, history, images, jobs, keys, lock, runs
 from harness.errors import CommandError, HarnessError
 
 DEBUG_VARIABLE = "HARNESS_DEBUG"
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(lock.app, name="lock")
 for family in (images, contents, jobs, runs, history, keys, doctor, demo):
     family.register(app)
 

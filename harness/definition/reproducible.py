@@ -1,9 +1,9 @@
 """What a definition says so that two builds of it give the same bytes.
 
 Three things make builds differ: time (in files, byte code, passwords' ages, labels), what programs write about
-themselves (logs, caches, ids), and who builds (umask of the checkout, names of folders). A few lines of %post and one
-label answer most of it, here, so that plain ``apptainer build`` obeys them too. The rest is the builder's: names of
-folders, the header of the image file, and ``SOURCE_DATE_EPOCH`` in the environment, for mksquashfs.
+themselves (logs, caches, ids), and who builds (umask of the checkout, owners, names of folders). A few lines of %post
+and one label answer most of it, here, so that plain ``apptainer build`` obeys them too. The rest is the builder's:
+names of folders, the header of the image file, and ``SOURCE_DATE_EPOCH`` in the environment, for mksquashfs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,25 @@ BUILD_DATE_LABEL = "org.label-schema.build-date"
 
 # Python then marks byte code with a hash of its source, not with the source's time (py_compile does so by itself);
 # useradd, pip and many others put this time where they would put today.
-_OPENING = f"export SOURCE_DATE_EPOCH={EPOCH}"
+_OPENING = f"""\
+export SOURCE_DATE_EPOCH={EPOCH}
+# For an ordinary user Apptainer unpacks a base without its owners; these are the ones of Debian and Ubuntu.
+while read -r owner group files; do
+    if grep -q "^$owner:" /etc/passwd && grep -q "^$group:" /etc/group; then
+        for file in $files; do
+            if [ -e "$file" ] && mode=$(stat -c %a "$file"); then
+                chown "$owner:$group" "$file"
+                chmod "$mode" "$file" # a change of group takes the bit away that gives the group's rights
+            fi
+        done
+    fi
+done <<'OWNERS'
+root shadow /etc/shadow /etc/gshadow /etc/shadow- /etc/gshadow- /usr/bin/chage /usr/bin/expiry /usr/sbin/unix_chkpwd
+root utmp /var/log/btmp /var/log/lastlog /var/log/wtmp
+root staff /var/local
+root mail /var/mail
+_apt root /var/cache/apt/archives/partial /var/lib/apt/lists/partial
+OWNERS"""
 _CLOSING = """\
 # Leave nothing that differs from one build of this file to the next: logs, caches, lists, this machine's id.
 for file in /var/log/* /var/log/*/* /etc/machine-id /var/lib/dbus/machine-id; do

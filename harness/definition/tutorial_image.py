@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import shlex
 import stat
 from dataclasses import replace
@@ -18,10 +19,12 @@ from harness.definition.writer import write_definition
 from harness.errors import SpecError
 from harness.project import PRESETS, Project, Variant, image_name
 from harness.stack import Stack, load_stack
+from harness.stack_lock import read_stack_lock
 from harness.tutorial import Scalar, Tutorial
 
 PROGRAMS = "/opt/tutorial"
 RUNTIME = "/opt/harness"
+_PINS = "/etc/apt/preferences.d/locked"
 
 
 def stack_definition(project: Project, stack: Stack, variant: Variant) -> Definition:
@@ -42,14 +45,16 @@ def stack_definition(project: Project, stack: Stack, variant: Variant) -> Defini
     labels = (
         (
             "org.opencontainers.image.base.name",
-            definition.base if not definition.arguments else _default_base(definition),
+            definition.base if not definition.arguments else default_base(definition),
         ),
         ("org.supercontainers.name", stack.name),
         ("org.supercontainers.gpu", "nvidia" if variant == "cuda" else "none"),
         ("org.supercontainers.python", parts.python),
     )
+    opening, closing = _apt_pins(project, stack, variant)
+    definition = replace(definition, layers=(*opening, *definition.layers, *closing, Layer(labels=labels)))
     # Every tutorial on top brings its own start command.
-    return replace(definition.with_layer(Layer(labels=labels)), runscript=None, test="\n".join(["set -e", *parts.test]))
+    return replace(definition, runscript=None, test="\n".join(["set -e", *parts.test]))
 
 
 def tutorial_definition(project: Project, tutorial: Tutorial, variant: Variant) -> Definition:
@@ -125,11 +130,31 @@ def definition_key(project: Project, definition: Definition) -> str:
     return digest.hexdigest()
 
 
-def _default_base(definition: Definition) -> str:
+def default_base(definition: Definition) -> str:
+    """The image reference that ``definition`` stands on where nobody gives its arguments other values."""
     reference = definition.base
     for name, value in definition.arguments:
         reference = reference.replace(f"{{{{ {name} }}}}", value)
     return reference
+
+
+def _apt_pins(project: Project, stack: Stack, variant: Variant) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    """Layers before and after the stack's own that make apt take the locked versions while an archive has them.
+
+    One that no archive has any more is replaced by the archive's newest; `harness build --locked` refuses the result.
+    """
+    lock = read_stack_lock(project, stack.name, variant)
+    if lock is None or not lock.apt:
+        return (), ()
+    pins = "\n".join(f"{name} {package.version}" for name, package in sorted(lock.apt.items()))
+    opening = (
+        f"# The versions of containers/{stack.name}/{variant}.lock.toml, while an archive has them.\n"
+        f"mkdir -p {posixpath.dirname(_PINS)}\n"
+        "while read -r name version; do\n"
+        '    printf \'Package: %s\\nPin: version %s\\nPin-Priority: 1001\\n\\n\' "$name" "$version"\n'
+        f"done >{_PINS} <<'PINS'\n{pins}\nPINS"
+    )
+    return (Layer(commands=(opening,)),), (Layer(commands=(f"rm -f {_PINS}",)),)
 
 
 def _help_text(tutorial: Tutorial, variant: Variant) -> str:

@@ -32,6 +32,7 @@ from harness.image.base import BaseImage, base_source
 from harness.image.contents import ImageLock, base_of, embed, tool_versions
 from harness.image.engine import Engine
 from harness.image.lend import lending
+from harness.image.made_from import made_from
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.process import run_command
 from harness.image.sif import normalise
@@ -39,6 +40,7 @@ from harness.image.workplace import link_sources, make_home, private_temporaries
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack import Stack, load_stack
+from harness.stack_lock import read_stack_lock
 from harness.tutorial import Tutorial
 
 # zstd at level 3 with 128 KiB blocks packs 18 times faster than Apptainer's gzip at 1.02 of its size.
@@ -77,7 +79,8 @@ class ImageBuilder:
             SpecError: the definition cannot be made. HarnessError: the build, a test in it, or the base failed.
         """
         name = image_name(tutorial.stem, variant)
-        stage, base = self._stack_stage(load_stack(self.project, tutorial.stack), variant)
+        stack = load_stack(self.project, tutorial.stack)
+        stage, base = self._stack_stage(stack, variant)
         layer = tutorial_layer(self.project, tutorial, variant)
         definition = tutorial_definition(self.project, tutorial, variant)
         if self.use_overlay and qualifies(layer):
@@ -96,6 +99,8 @@ class ImageBuilder:
             compression=COMPRESSION,
             epoch=EPOCH,
             tools=tool_versions(self.engine),
+            stack_lock=read_stack_lock(self.project, stack.name, variant),
+            files=made_from(self.project, tutorial, variant, definition),
         )
         embed(self.engine, target, lock)
         normalise(target, EPOCH)

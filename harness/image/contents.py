@@ -13,16 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import __version__
 from harness.errors import HarnessError
 from harness.image.base import BaseRecord
 from harness.image.engine import Engine
+from harness.image.made_from import SourceFile
 from harness.image.packages import installed_packages
 from harness.image.process import run_command
 from harness.image.sbom import spdx_document
 from harness.image.sif import JSON, SBOM, read_object, read_sif
+from harness.stack_lock import StackLock
 
 LOCK_NAME = "lock.json"
 SBOM_NAME = "sbom.spdx.json"
@@ -36,6 +38,8 @@ class ImageLock(BaseModel):
         definition_sha256: over the definition and every file it copies.
         base: see :func:`base_of`.
         tools: versions of the programs that made it.
+        stack_lock: the lock of its stack at that time; None where the stack was not locked.
+        files: what it was made from, whole; empty in images from before they were kept.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +53,8 @@ class ImageLock(BaseModel):
     compression: str
     epoch: int
     tools: dict[str, str]
+    stack_lock: StackLock | None = None
+    files: dict[str, SourceFile] = Field(default_factory=dict)
 
 
 def base_of(base: BaseRecord) -> dict[str, Any]:

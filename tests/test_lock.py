@@ -1,0 +1,490 @@
+"""Locks: resolving from sources that move, refusing drift, comparing, building again from what is inside an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import NO_ENGINE
+from package_sources import PackageSources, package_sources
+from tiny_project import HARNESS, harness, make_tiny_project
+
+from harness.catalog.catalog import Catalog
+from harness.definition.dockerfile import parse_dockerfile
+from harness.errors import SpecError
+from harness.image.base import ensure_base
+from harness.image.contents import read_lock
+from harness.image.registry import LocalRegistry, probe
+from harness.lock.apt_commands import apt_commands, apt_files
+from harness.lock.python import without_addresses
+from harness.lock.resolve import keep_resolved
+from harness.project import Project
+from harness.specfile import load_spec
+from harness.stack_lock import LockedBase, LockedInputs, LockedPython, StackLock, read_stack_lock, write_lock_text
+
+needs_apt = pytest.mark.skipif(
+    not all(map(shutil.which, ("apt-get", "dpkg-scanpackages", "dpkg-deb", "skopeo", "mmdebstrap"))),
+    reason="no apt, dpkg-dev, skopeo or mmdebstrap: scripts/install-packages registry",
+)
+
+LOCK = "containers/tiny/cpu.lock.toml"
+# pip itself comes as a wheel of Debian's: no environment has to be made for it.
+DOCKERFILE = """\
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+FROM ${BASE_IMAGE}
+ENV LANG=C.UTF-8
+COPY local.list /etc/apt/sources.list.d/local.list
+RUN apt-get update -qq && \\
+    apt-get install -qq -y --no-install-recommends python3 python3-pip-whl drifty >/dev/null && \\
+    rm -rf /var/lib/apt/lists/* && ln -s python3 /usr/bin/python
+COPY requirements.lock /opt/stack/requirements.lock
+RUN export PYTHONPATH="$(echo /usr/share/python-wheels/pip-*.whl)" && \\
+    pip="python3 -m pip install --quiet --no-cache-dir --no-compile --break-system-packages" && \\
+    $pip --require-hashes -r /opt/stack/requirements.lock && $pip --upgrade drifting-wheel
+"""
+
+
+@dataclass
+class World:
+    """A project on package sources of its own, locked; ``cache`` can be emptied of all but its base."""
+
+    root: Path
+    sources: PackageSources
+    cache: Path
+
+    def harness(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {"HARNESS_CACHE": str(self.cache), "PIP_INDEX_URL": self.sources.index, "PIP_FIND_LINKS": ""}
+        return harness(self.root, *arguments, env={**variables, "PIP_EXTRA_INDEX_URL": "", **environment})
+
+    def forget_stages(self) -> None:
+        shutil.rmtree(self.cache / "stages", ignore_errors=True)
+
+    def current(self) -> Path:
+        return Catalog(self.root / "catalog").current_link("tutorial2.cpu").resolve()
+
+    def lock(self) -> StackLock:
+        return load_spec(self.root / LOCK, StackLock)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[World]:
+    root = make_tiny_project(tmp_path_factory.mktemp("locked") / "project")
+    own_cache = tmp_path_factory.mktemp("cache")
+    (cache / "base").mkdir(parents=True, exist_ok=True)
+    (own_cache / "base").symlink_to(cache / "base")
+    with package_sources(tmp_path_factory.mktemp("sources")) as sources:
+        world = World(root, sources, own_cache)
+        (root / "containers/tiny/Dockerfile.cpu").write_text(DOCKERFILE)
+        (root / "containers/tiny/local.list").write_text(sources.apt_source)
+        (root / "containers/tiny/requirements.in").write_text("drifting-wheel  # any version\n")
+        sources.publish_deb("drifty", "1.0")
+        sources.publish_wheel("drifting-wheel", "1.0")
+        yield world
+
+
+# --- resolving --------------------------------------------------------------------------------
+
+
+@needs_apt
+def test_a_lock_holds_base_apt_packages_and_python_packages(world: World) -> None:
+    deb, wheel = (next(world.sources.root.rglob(name)) for name in ("drifty_1.0_all.deb", "drifting_wheel-1.0-*.whl"))
+    done = world.harness("lock", "tiny", "--variant", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"base bootstrapped, apt \d+, python 1$", done.stdout.strip())
+    lock = world.lock()
+    assert lock.apt is not None and lock.base is not None and lock.python is not None
+    assert lock.base.suite == "bookworm"
+    assert lock.base.packages["dpkg"].startswith("1.21")
+    assert lock.apt["drifty"].version == "1.0"
+    assert lock.apt["drifty"].sha256 == hashlib.sha256(deb.read_bytes()).hexdigest()
+    assert "libpython3.11-stdlib" in lock.apt  # what python3 needs
+    assert "dpkg" not in lock.apt  # in the base already
+    assert lock.python.packages == {"drifting-wheel": "1.0"}
+    pip_lock = (world.root / "containers/tiny/requirements.lock").read_text()
+    assert f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}" in pip_lock
+    assert lock.unresolved == {}
+    text = (world.root / LOCK).read_text()
+    for machine in (world.sources.address, str(world.root), "127.0.0.1"):
+        assert machine not in text + pip_lock
+
+    again = world.harness("lock", "tiny", "--variant", "cpu")
+    assert again.stdout == f"{LOCK}: unchanged\n"
+    assert (world.root / LOCK).read_text() == text
+
+
+@needs_apt
+def test_what_nobody_can_resolve_here_is_said_in_the_lock(world: World, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(world.root, tmp_path / "project", ignore=shutil.ignore_patterns("*.lock.toml")))
+    dockerfile = root / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(DOCKERFILE.replace("docker.io/library/debian:bookworm-slim", "127.0.0.1:1/cuda:12"))
+    elsewhere = World(root, world.sources, world.cache)
+    (root / "containers/tiny/requirements.in").write_text("no-such-package-anywhere\n")
+    done = elsewhere.harness("lock", "tiny", "--variant", "cpu")
+    assert done.returncode == 0, done.stderr
+    lock = elsewhere.lock()
+    assert (lock.base, lock.apt, lock.python) == (None, None, None)
+    assert lock.unresolved.keys() == {"base", "apt", "python"}
+    assert "no registry" in lock.unresolved["base"]
+    assert "no-such-package-anywhere" in lock.unresolved["python"]
+    assert done.stderr.count("is not resolved") == 3
+    assert "127.0.0.1" not in re.sub(r"^base = .*$", "", (root / LOCK).read_text(), flags=re.MULTILINE)
+    assert elsewhere.harness("lock", "--check", "-v", "cpu").returncode == 0  # open, and of today's inputs
+
+    refused = elsewhere.harness("build", "2", "--locked")
+    assert refused.returncode == 1
+    assert "base: not locked" in refused.stderr
+
+    dockerfile.write_text(DOCKERFILE.replace("drifty", "no-such-deb"))
+    (root / "containers/tiny/requirements.in").write_text("drifting-wheel\n")
+    done = elsewhere.harness("lock", "tiny", "--variant", "cpu")
+    lock = elsewhere.lock()
+    assert lock.base is not None and lock.python is not None
+    assert lock.unresolved.keys() == {"apt"}
+    assert "Unable to locate package no-such-deb" in lock.unresolved["apt"]
+
+
+@needs_apt
+@pytest.mark.apptainer
+def test_a_base_from_a_registry_is_locked_by_its_digest_and_another_one_is_refused(
+    world: World, tmp_path: Path, cache: Path
+) -> None:
+    """A real registry, whose tag then moves to the same file system under another manifest."""
+    ensure_base("debian:bookworm-slim", cache)
+    storage = Path(shutil.copytree(next(cache.glob("base/debian-bookworm-slim-*/storage")), tmp_path / "storage"))
+    root = Path(shutil.copytree(world.root, tmp_path / "project", ignore=shutil.ignore_patterns("*.lock.toml", ".git")))
+    moving = World(root, world.sources, world.cache)
+    with LocalRegistry(storage, read_only=False) as registry:
+        name = f"{registry.host}/library/debian:bookworm-slim"
+        dockerfile = root / "containers/tiny/Dockerfile.cpu"
+        dockerfile.write_text(DOCKERFILE.replace("docker.io/library/debian:bookworm-slim", name))
+        done = moving.harness("lock", "tiny", "-v", "cpu")
+        assert done.returncode == 0, done.stderr
+        lock = moving.lock()
+        digest = probe(name)
+        assert lock.base is not None and lock.apt is not None
+        assert (lock.base.origin, lock.base.digest, lock.base.releases) == ("registry", digest, {})
+        assert lock.base.packages["dpkg"].startswith("1.21")
+        assert "drifty" in lock.apt
+
+        push = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        subprocess.run([*push, "--format", "v2s2", f"docker://{name}", f"docker://{name}"], check=True)
+        assert probe(name) != digest
+        refused = moving.harness("build", "2", "--locked")
+        assert refused.returncode == 1
+        assert f"drift: tiny.cpu: base: {name} is {probe(name)}, locked is {digest}; lock again" in refused.stderr
+    assert not (root / "catalog/images").exists()
+
+
+def test_a_part_that_was_resolved_before_is_kept_where_its_inputs_are_the_same() -> None:
+    inputs = LockedInputs(base="a:1", python="3.11 x", apt=["install b"], files={"r.in": "1"})
+    python = LockedPython(file="r.lock", sha256="2", packages={"c": "1"})
+    before = StackLock(
+        stack="s", variant="cpu", inputs=inputs, base=LockedBase(origin="registry", digest="d"), apt={}, python=python
+    )
+    unresolved = {"base": "no network", "apt": "no network", "python": "no network"}
+    now = StackLock.model_validate({"stack": "s", "variant": "cpu", "inputs": inputs, "unresolved": unresolved})
+    kept = keep_resolved(now, before)
+    assert (kept.base, kept.apt, kept.python, kept.unresolved) == (before.base, {}, python, {})
+
+    other_base = now.model_copy(update={"inputs": inputs.model_copy(update={"base": "a:2"})})
+    kept = keep_resolved(other_base, before)
+    assert (kept.base, kept.apt, kept.python) == (None, None, python)
+    assert kept.unresolved.keys() == {"base", "apt"}
+    assert keep_resolved(now, None) == now
+
+
+def test_a_lock_file_says_what_was_written(tmp_path: Path) -> None:
+    lock = StackLock.model_validate(
+        {
+            "stack": "s",
+            "variant": "cuda",
+            "inputs": {"base": 'a"b', "python": "3.11 x", "apt": ["install g++ libstdc++6"], "files": {"a.in": "1"}},
+            "base": {"origin": "bootstrapped", "suite": "x", "releases": {"x": "Sat, 1"}, "packages": {"g++": "1:2~3"}},
+            "apt": {"libstdc++6": {"version": "1", "architecture": "all", "sha256": "2"}},
+            "python": {"file": "r.lock", "sha256": "3", "packages": {"torch": "2.13.0+cpu"}},
+            "tools": {"uv": "1"},
+        }
+    )
+    path = tmp_path / "cuda.lock.toml"
+    path.write_text(write_lock_text(lock))
+    assert load_spec(path, StackLock) == lock
+    empty = StackLock.model_validate(
+        {
+            "stack": "s",
+            "variant": "cpu",
+            "inputs": {"base": "a", "python": "3"},
+            "apt": {},
+            "unresolved": {"base": "no\nline \\ break"},
+        }
+    )
+    path.write_text(write_lock_text(empty))
+    assert load_spec(path, StackLock) == empty
+
+
+# --- what a Dockerfile asks apt for ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "commands"),
+    [
+        ("apt-get update && apt-get install -y --no-install-recommends a b", ["install --no-install-recommends a b"]),
+        ("apt-get update; DEBIAN_FRONTEND=noninteractive apt-get -qq -y install a >/dev/null 2>&1", ["install a"]),
+        ("apt install -y \\\n    a \\\n    # why\n    b=1:2-3 && rm -rf /x/*", ["install a b=1:2-3"]),
+        ("if true; then sudo /usr/bin/apt-get install -y a; fi", ["install a"]),
+        ('["/bin/sh", "-c", "apt-get install -y a"]', ["install a"]),
+        ('["apt-get", "install", "-y", "a"]', ["install a"]),
+        ("<<END\nset -e\n# apt-get install no\napt-get install -y a\napt-get install -y b\nEND",
+         ["install a", "install b"]),
+        ("apt-get install -t bookworm-backports -o APT::Install-Recommends=0 -o Dpkg::Use-Pty=0 a",
+         ["install -tbookworm-backports -oAPT::Install-Recommends=0 a"]),
+        ("apt-get install -y a && apt-get purge -y --auto-remove b && apt-get upgrade -y",
+         ["install a", "purge --auto-remove b", "upgrade"]),
+        ("echo 'apt-get install quoted' && echo apt-get install", []),
+        ("apt-get clean && apt-get --version && apt-mark hold a", []),
+    ],
+)  # fmt: skip
+def test_apt_commands_are_read_from_run_lines(run: str, commands: list[str]) -> None:
+    instructions = parse_dockerfile(f"FROM debian\nRUN {run}\n", "Dockerfile")
+    assert [str(command) for command in apt_commands(instructions)] == commands
+
+
+def test_packages_of_stages_that_the_image_does_not_stand_on_are_not_its_own() -> None:
+    text = (
+        "FROM debian AS base\nRUN apt-get install -y a\nFROM debian AS tools\nRUN apt-get install -y gcc\n"
+        "FROM base\nCOPY --from=tools /x /x\nCOPY a.list b.list /etc/apt/sources.list.d/\n"
+        "COPY k.gpg /usr/share/keyrings/l.gpg\n"
+        "RUN apt-get install -y b\n"
+    )
+    instructions = parse_dockerfile(text, "Dockerfile")
+    assert [str(command) for command in apt_commands(instructions)] == ["install a", "install b"]
+    folder = "/etc/apt/sources.list.d"
+    assert apt_files(instructions) == [
+        ("a.list", f"{folder}/a.list"),
+        ("b.list", f"{folder}/b.list"),
+        ("k.gpg", "/usr/share/keyrings/l.gpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "run", ["apt-get install -y $PACKAGES", "apt-get install -y $(cat list)", "apt-get build-dep a"]
+)
+def test_packages_that_only_a_build_would_know_are_refused(run: str) -> None:
+    with pytest.raises(SpecError, match=r"Dockerfile:2: apt-get"):
+        apt_commands(parse_dockerfile(f"FROM debian\nRUN {run}\n", "Dockerfile"))
+
+
+def test_words_of_tools_are_committed_without_addresses_and_paths() -> None:
+    said = "error: Failed to fetch: `https://user:pw@mirror.example/simple/a/`\n  × in /root/.cache/uv/x: no 'a>=2'"
+    assert without_addresses(said) == "Failed to fetch: an address in a path: no 'a>=2'"
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+@needs_apt
+def test_the_check_names_what_changed_since_a_lock_was_made(world: World, tmp_path: Path) -> None:
+    if not (world.root / LOCK).is_file():
+        assert world.harness("lock", "tiny", "-v", "cpu").returncode == 0
+    root = Path(shutil.copytree(world.root, tmp_path / "project"))
+    copy = World(root, world.sources, world.cache)
+    folder = root / "containers/tiny"
+    assert copy.harness("lock", "--check", "-v", "cpu").returncode == 0
+    never = copy.harness("lock", "--check")
+    assert never.returncode == 1
+    assert "containers/tiny/cuda.lock.toml: was never locked" in never.stderr
+
+    (folder / "requirements.in").write_text("# a better comment\ndrifting-wheel\n")
+    (folder / "Dockerfile.cpu").write_text("# a better comment\n" + DOCKERFILE)
+    assert copy.harness("lock", "--check", "-v", "cpu").returncode == 0
+
+    (folder / "Dockerfile.cpu").write_text(DOCKERFILE.replace("drifty", "git drifty"))
+    (folder / "requirements.in").write_text("drifting-wheel<2\n-r more.in\n")
+    (folder / "more.in").write_text("")
+    (folder / "local.list").write_text("# nothing\n")
+    (folder / "requirements.lock").write_text((folder / "requirements.lock").read_text().replace("==1.0", "==1.1"))
+    checked = copy.harness("lock", "--check", "-v", "cpu")
+    assert checked.returncode == 1
+    for words in (
+        "apt: the Dockerfile now also says 'apt-get install --no-install-recommends python3 python3-pip-whl git dr",
+        "requirements.in: changed since it was locked",
+        "more.in: new since it was locked",
+        "local.list: changed since it was locked",
+        "requirements.lock: edited since it was locked",
+        "make lock",
+    ):
+        assert words in checked.stderr
+    refused = copy.harness("build", "2", "--locked")
+    assert refused.returncode == 1
+    assert "requirements.in: changed since it was locked; lock again, or undo the change" in refused.stderr
+    assert not (root / "catalog/images").exists()
+
+
+# --- comparing --------------------------------------------------------------------------------
+
+
+def _git(root: Path, *words: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "-C", str(root), *identity, *words], check=True, capture_output=True)
+
+
+def test_a_difference_reads_well(project: Path) -> None:
+    base = {"origin": "registry", "digest": "sha256:1", "packages": {"bash": "5.2", "dash": "1"}}
+    deb = {"version": "1.0", "architecture": "all", "sha256": "a"}
+    data = {
+        "stack": "tiny",
+        "variant": "cpu",
+        "inputs": {"base": "debian:12", "python": "3.11 x"},
+        "base": base,
+        "apt": {"git": deb, "gone": deb, "same": deb},
+        "python": {"file": "r", "sha256": "1", "packages": {"numpy": "2.2.6"}},
+    }
+    one = StackLock.model_validate(data)
+    (project / LOCK).write_text(write_lock_text(one))
+    _git(project, "init", "-q")
+    _git(project, "add", "containers")
+    _git(project, "commit", "-qm", "one")
+    same = harness(project, "lock", "diff")
+    assert (same.returncode, same.stdout) == (0, "no difference (1 compared)\n")
+
+    packages = {"git": {**deb, "version": "2.0"}, "new": deb, "same": {**deb, "sha256": "b"}}
+    python = {"file": "r", "sha256": "2", "packages": {"numpy": "2.3"}}
+    data |= {"apt": packages, "python": python, "base": {**base, "digest": "sha256:2"}}
+    (project / LOCK).write_text(write_lock_text(StackLock.model_validate(data)))
+    shown = harness(project, "lock", "diff", env={"TERM": "xterm-256color"})
+    assert shown.returncode == 1
+    assert shown.stdout.splitlines() == [
+        f"{LOCK}: HEAD → working tree",
+        "  base: 1 changed",
+        "    ~ (digest)     sha256:1 → sha256:2",
+        "  apt: 2 changed, 1 added, 1 removed",
+        "    ~ git          1.0 → 2.0",
+        "    - gone         1.0",
+        "    + new          1.0",
+        "    ~ same (file)  a → b",
+        "  python: 1 changed",
+        "    ~ numpy        2.2.6 → 2.3",
+    ]
+    (project / "old.toml").write_text(write_lock_text(one))
+    assert harness(project, "lock", "diff", "old.toml", LOCK).stdout.splitlines()[1:] == shown.stdout.splitlines()[1:]
+    backwards = harness(project, "lock", "diff", LOCK, "old.toml", "--json")
+    assert backwards.returncode == 1
+    groups = json.loads(backwards.stdout)["differences"][f"{LOCK} → old.toml"]
+    assert groups["apt"]["changed"]["git"] == {"from": "2.0", "to": "1.0"}
+    assert groups["apt"]["added"] == {"gone": "1.0"}
+
+    _git(project, "commit", "-qam", "two")
+    assert harness(project, "lock", "diff", "HEAD~1", "HEAD").stdout.count("~ git") == 1
+    assert harness(project, "lock", "diff").returncode == 0
+    new = harness(project, "lock", "diff", "HEAD~1", "4b825dc642cb6eb9a060e54bf8d69288fbee4904")
+    for mistake in (new, harness(project, "lock", "diff", "nonsense"), harness(project, "lock", "diff", "a", "b", "c")):
+        assert mistake.returncode == 2
+        assert mistake.stderr.count("\n") == 1
+    coloured = subprocess.run(
+        ["script", "-qec", f"{HARNESS} lock diff HEAD~1", "/dev/null"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    assert "\x1b[" in coloured.stdout
+    assert "\x1b[" not in shown.stdout
+
+
+# --- building ---------------------------------------------------------------------------------
+
+
+@needs_apt
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("apptainer") is None and shutil.which("singularity") is None, reason=NO_ENGINE)
+def test_a_locked_build_takes_locked_versions_and_refuses_others(world: World, tmp_path: Path) -> None:
+    """One story: build; the archive gains a version; it loses the locked one; lock again."""
+    assert world.harness("lock", "tiny", "-v", "cpu").returncode == 0
+    never = world.harness("build", "2", "--locked", "--variant", "cuda")
+    assert never.returncode == 1
+    assert "cuda was never locked; lock it" in never.stderr
+
+    built = world.harness("build", "2", "--locked")
+    assert built.returncode == 0, built.stderr
+    assert "drift" not in built.stderr
+    first = world.current()
+    inside = read_lock(first)
+    assert inside.stack_lock == world.lock()
+    assert inside.files["containers/tiny/local.list"].text == world.sources.apt_source
+    shown = dict(line.split(None, 1) for line in world.harness("inspect", "2").stdout.splitlines())
+    assert shown["drift"] == "none"
+    assert re.fullmatch(r"base bootstrapped, apt \d+, python 1", shown["locked"])
+    assert world.harness("inspect", "2", "--lock").stdout == (world.root / LOCK).read_text()
+    assert json.loads(world.harness("inspect", "2", "--sbom").stdout)["spdxVersion"] == "SPDX-2.3"
+
+    # The checkout moves on, and so does the archive: the image is still built again from its own files, apt is told
+    # which version to take, and the commit is found in the history.
+    _git(world.root, "init", "-q")
+    _git(world.root, "add", "containers", "tutorials", "harness")
+    _git(world.root, "commit", "-qm", "then")
+    head = subprocess.run(["git", "-C", world.root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    program = world.root / "tutorials/xscow-2/count.py"
+    before = program.read_text()
+    program.write_text(f"{before}# later\n")
+    _git(world.root, "commit", "-qam", "now")
+    world.sources.publish_deb("drifty", "2.0")
+    rebuilt = world.harness("rebuild", "--verify", "2")
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+    assert "the same, byte for byte" in rebuilt.stdout
+    assert "not what tutorial2.cpu was made from (tutorials/xscow-2/count.py)" in rebuilt.stderr
+    assert f"git checkout {head.stdout.strip()}" in rebuilt.stderr
+    program.write_text(before)
+
+    # The locked one is gone, and an unpinned pip takes what is new.
+    world.sources.withdraw_deb("drifty", "1.0")
+    world.sources.publish_wheel("drifting-wheel", "2.0")
+    world.forget_stages()
+    refused = world.harness("build", "2", "--locked", "--force")
+    assert refused.returncode == 1
+    assert "drift: tiny.cpu: apt: drifty is 2.0, locked is 1.0; its archive no longer has" in refused.stderr
+    assert "drift: tiny.cpu: python: drifting-wheel is 2.0, locked is 1.0; install the lock file" in refused.stderr
+    assert f"error: {LOCK}: 2 things are not as locked; run: harness lock tiny --variant cpu" in refused.stderr
+    assert world.current() == first
+
+    noted = world.harness("build", "2", "--force")
+    assert noted.returncode == 0, noted.stderr
+    assert "note: tiny.cpu: apt: drifty is 2.0, locked is 1.0" in noted.stderr
+    second = world.current()
+    assert second != first
+    assert "drifty is 2.0, locked is 1.0" in world.harness("inspect", "2").stdout
+
+    images = world.harness("lock", "diff", str(first), str(second))
+    assert images.returncode == 1
+    assert re.search(r"~ drifty +1\.0 → 2\.0", images.stdout)
+    assert re.search(r"~ drifting-wheel +1\.0 → 2\.0", images.stdout)
+    assert world.harness("lock", "diff", str(first)).returncode == 0  # its lock is the one of the working tree
+
+    # Built again from what is inside: the packages that explain the files come first.
+    rebuilt = world.harness("rebuild", "--verify", str(first))
+    assert rebuilt.returncode == 1
+    assert "apt: ~ drifty 1.0 → 2.0" in rebuilt.stdout.splitlines()[:3]
+    assert "usr/share/drifty: content" in rebuilt.stdout
+
+    assert world.harness("lock", "tiny", "-v", "cpu", "--upgrade").stdout.startswith(f"{LOCK}: base bootstrapped")
+    lock = world.lock()
+    assert lock.apt is not None and lock.apt["drifty"].version == "2.0"
+    assert lock.python is not None and lock.python.packages == {"drifting-wheel": "2.0"}
+    against = world.harness("lock", "diff", str(first))
+    assert re.search(r"~ drifty +1\.0 → 2\.0", against.stdout)
+
+
+def test_a_lock_that_is_broken_is_a_mistake_with_its_key(project: Path) -> None:
+    (project / LOCK).write_text('stack = "tiny"\nvariant = "gpu"\n')
+    done = harness(project, "lock", "--check")
+    assert done.returncode == 2
+    assert "cpu.lock.toml: key 'variant'" in done.stderr
+    (project / LOCK).unlink()
+    assert read_stack_lock(Project(project), "tiny", "cpu") is None
