@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import rich.console
 import rich.markup
 
-from harness.image.build import Progress
+from harness.image.driver import Progress
 
 # Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
 MILESTONE = re.compile(

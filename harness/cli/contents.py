@@ -15,6 +15,7 @@ from harness.definition.tutorial_image import definition_key, tutorial_definitio
 from harness.errors import HarnessError, UserError
 from harness.image.build import ImageBuilder
 from harness.image.compare import differences
+from harness.image.compression import parse_compression
 from harness.image.contents import ImageLock, read_lock, read_sbom
 from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
@@ -93,7 +94,14 @@ def rebuild(
         fresh = Path(folder)
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
-        builder = ImageBuilder(project, load_site(project, site), find_engine(), fresh, report)
+        builder = ImageBuilder(
+            project,
+            load_site(project, site),
+            find_engine(),
+            fresh,
+            report,
+            compression=parse_compression(lock.compression),
+        )
         again = _build_again(project, builder, lock, fresh)
         equal = content_digest(again) == content_digest(path)
         lines = [] if equal else differences(path, again, fresh)
