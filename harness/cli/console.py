@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import rich.console
 import rich.markup
 
-from harness.image.driver import Progress
+from harness.image.process import LineCallback
 
 # Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
 MILESTONE = re.compile(
@@ -32,7 +32,7 @@ def console() -> rich.console.Console:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Progress]:
+def progress(title: str) -> Iterator[LineCallback]:
     """A callback for lines of long work: on a terminal a spinner with the last one, in a pipe the milestones."""
     screen = console()
     started = time.monotonic()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import HarnessError, SchedulerError, SchedulerUnavailableError
+from harness.errors import SchedulerError, SchedulerUnavailableError
 from harness.factory.graph import Graph, State, Task
 from harness.factory.local import tail_errors
 from harness.scheduler import JobRequest, JobState, JobStatus, Scheduler, Waiter
@@ -120,13 +120,6 @@ class BatchRunner:
             words = f"job {status.job_id} {status.state.value}"
             reason = ": ".join(filter(None, [words, said or status.reason]))
             graph.finish(task, State.FAILED, seconds=_seconds(status), reason=reason)
-
-
-def need_slurm(detected: str) -> None:
-    """Raises:
-    HarnessError: batch jobs are wanted where there is no Slurm."""
-    if detected != "slurm":
-        raise HarnessError("there is no Slurm here to submit builds to", fix="log in to a submit host, or leave --via out")
 
 
 def _seconds(status: JobStatus) -> float:

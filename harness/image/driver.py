@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +23,13 @@ from harness.image.base import BaseImage
 from harness.image.compression import Compression
 from harness.image.engine import Engine
 from harness.image.lend import prepare
-from harness.image.process import run_command
+from harness.image.process import LineCallback, run_command
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
 
 BASE_ARGUMENT = "BASE_IMAGE"
 INDEX_SECONDS = 5.0
 
-Progress = Callable[[str], None]
+Progress = LineCallback
 
 
 @dataclass(frozen=True)

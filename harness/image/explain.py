@@ -122,10 +122,10 @@ def _words(before: str, now: str) -> str:
         if kind != "equal":
             gone += old[a:b]
             came += new[c:d]
-    parts = [f"- {_first(gone)}"] if gone else []
-    parts += [f"+ {_first(came)}"] if came else []
     lead = f"{new[0]} … " if new and new[0] not in came else ""
-    return lead + (", ".join(parts) or "blanks")
+    if gone and came:
+        return f"{lead}{_first(gone)} -> {_first(came)}"
+    return lead + (f"+ {_first(came)}" if came else f"- {_first(gone)}" if gone else "blanks")
 
 
 def _first(words: Sequence[str]) -> str:
