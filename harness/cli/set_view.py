@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -47,15 +48,17 @@ def set_view(graph: Graph) -> Iterator[SetView]:
 
 
 def summary(graph: Graph) -> None:
-    """Print how every task ended, on standard output."""
-    table = Table("", "built", "result", "time", "why, and where to read on", box=None, pad_edge=False)
-    for outcome in graph.outcomes.values():
+    """Print how every task ended, a line each, on standard output: whole lines, for people and for grep."""
+    outcomes = graph.outcomes.values()
+    width = max((len(outcome.task.name) for outcome in outcomes), default=0)
+    states = max(len(state.value) for state in State)
+    for outcome in outcomes:
         seconds = f"{outcome.seconds:.0f} s" if outcome.seconds else ""
         words = outcome.reason
         if outcome.state is State.FAILED and outcome.log is not None:
             words = f"{words} ({outcome.log})"
-        table.add_row(_MARKS[outcome.state], outcome.task.name, outcome.state.value, seconds, escape(words))
-    Console(highlight=False, soft_wrap=True).print(table)
+        name, state = outcome.task.name.ljust(width), outcome.state.value.ljust(states)
+        typer.echo(f"{_MARKS[outcome.state]} {name}  {state}  {seconds:>6}  {words}".rstrip())
 
 
 class _Plain:
