@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -177,6 +179,34 @@ def test_a_set_is_built_by_batch_jobs_in_their_order(project: Path, slurm_cluste
     shown = rows(refused)
     assert "partition" in shown["tiny-cpu-stack"]
     assert "not tried" in shown["tutorial2.cpu"]
+
+
+@needs_engine
+def test_on_a_terminal_a_table_is_drawn_and_the_summary_stays_plain(project: Path) -> None:
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(dockerfile.read_text() + "RUN --network=none true\n")  # refused at once
+    master, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        [str(HARNESS), "build", "--all"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+    ) as process:
+        os.close(terminal)
+        drawn = b""
+        with contextlib.suppress(OSError), os.fdopen(master, "rb", buffering=0) as screen:
+            while chunk := screen.read(4096):  # EIO when the other end is closed
+                drawn += chunk
+        stdout = process.stdout.read() if process.stdout else ""
+    assert process.returncode == 1
+    assert b"\x1b[" in drawn
+    assert "…  tiny-cpu-stack  running" in drawn.decode()
+    assert "\x1b" not in stdout
+    assert "containers/tiny/Dockerfile.cpu:7: RUN" in stdout
+    assert "- tutorial2.cpu   not tried" in stdout
 
 
 def test_without_slurm_there_is_nothing_to_submit_to(project: Path, tmp_path: Path) -> None:
