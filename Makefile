@@ -7,10 +7,12 @@ TUT ?=
 VARIANT ?= cpu
 PRESET ?= full
 SITE ?= default
+JOBS ?= 2
+VIA ?= here
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all fidelity lint setup engine scheduler bases build-sif inspect rebuild defs jobs submit \
+.PHONY: help demo test test-all fidelity lint setup engine scheduler bases build-sif build-all explain bench-images inspect rebuild defs jobs submit \
 	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
@@ -44,6 +46,15 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
 	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE)
+
+build-all: engine bases ## Build all images as a graph, JOBS at a time; VIA=slurm: as batch jobs
+	$(HARNESS) build --all $(TUT) --variant $(VARIANT) --site $(SITE) --jobs $(JOBS) --via $(VIA)
+
+explain: setup ## Say what build-sif would build for TUT, and which line or file is the reason
+	$(HARNESS) explain $(TUT) --variant $(VARIANT) --site $(SITE)
+
+bench-images: engine bases ## Measure building against plain apptainer build (TUT="mnist 1 2"); write docs/benchmarks
+	.venv/bin/python benchmarks/images.py $(or $(TUT),--quick) --table docs/benchmarks/images.md
 
 inspect: setup ## Show who signed the image of TUT, what it was made from, and its packages
 	$(HARNESS) inspect $(TUT) --variant $(VARIANT) --site $(SITE)

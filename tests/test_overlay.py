@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -18,7 +19,6 @@ pytestmark = pytest.mark.apptainer
 DIFFER_BY_NATURE = {
     ".singularity.d/labels.json": "holds the date of the build and the address of the registry",
     ".singularity.d/Singularity": "the definition as given: with its header, and the base by its public name",
-    ".singularity.d/bootstrap_history": "the history of a `localimage` build",
     "etc/resolv.conf": "made by the engine when the image starts",
     "etc/hosts": "made by the engine when the image starts",
     "var/log": "dated by apt and dpkg",
@@ -69,10 +69,32 @@ def environment(image: Path) -> str:
     return "\n".join(sorted(line for line in lines if not line.startswith(("APPTAINER_", "SINGULARITY_", "PROMPT"))))
 
 
-def test_the_overlay_gives_the_tree_of_a_plain_build_of_the_committed_definition(
-    built_project: Path, cache: Path, tmp_path: Path
+# What a cut between two RUNs could lose: variables, arguments, working directory, user, deleted files, modes.
+MORE_STAGES = """\
+ARG LEVEL=3
+ENV PATH=/opt/tools:${PATH} TWO="a b"
+WORKDIR /opt/stack
+RUN umask 077 && sort requirements.lock >sorted && cd / && sort -o /opt/stack/kept /opt/stack/sorted
+ENV THREE=${TWO}c
+RUN unlink sorted && unlink /usr/share/perl5/Debconf/Log.pm && pwd >place && \\
+    echo "$PATH|$LEVEL|$TWO|$THREE|$DEBIAN_FRONTEND" >seen
+USER daemon
+WORKDIR /opt/own
+RUN id -un | tee who && pwd >>who
+"""
+
+
+def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definition(
+    project: Path, cache: Path, tmp_path: Path
 ) -> None:
-    ours = Catalog(built_project / "catalog").current_link("tutorial2.cpu")
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(dockerfile.read_text() + MORE_STAGES)
+    for command in (["defs"], ["build", "2"]):
+        done = harness(project, *command)
+        assert done.returncode == 0, done.stderr
+    (note,) = json.loads(harness(project, "explain", "2", "--json").stdout)
+    assert len(note["stages"]) == 4
+    ours = Catalog(project / "catalog").current_link("tutorial2.cpu")
     partitions = subprocess.run(["apptainer", "sif", "list", str(ours)], capture_output=True, text=True, check=True)
     assert "Squashfs/Overlay" in partitions.stdout
 
@@ -82,7 +104,7 @@ def test_the_overlay_gives_the_tree_of_a_plain_build_of_the_committed_definition
         variables = {**os.environ, "APPTAINER_NOHTTPS": "1"} if base.insecure_http else dict(os.environ)
         done = subprocess.run(
             ["apptainer", "build", *arguments],
-            cwd=built_project,
+            cwd=project,
             env=variables,
             capture_output=True,
             text=True,
@@ -91,6 +113,8 @@ def test_the_overlay_gives_the_tree_of_a_plain_build_of_the_committed_definition
     assert done.returncode == 0, done.stderr
     mine, theirs = tree(ours), tree(plain)
     assert len(mine) > 3000
+    assert {"opt/own/who", "opt/stack/kept", "opt/stack/seen"} <= mine.keys()
+    assert "opt/stack/sorted" not in mine
     assert {
         path: (mine.get(path), theirs.get(path))
         for path in mine.keys() | theirs.keys()

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from harness.catalog.catalog import BaseOrigin, Catalog, Manifest
 from harness.definition.reproducible import EPOCH
-from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import UserError
 from harness.files import sha256_of
-from harness.image.build import COMPRESSION, ImageBuilder, exclusive
+from harness.image.build import ImageBuilder, exclusive
 from harness.image.keys import PublicKey, SigningKey, signing_key, trust, trusted_keys
 from harness.image.sif import content_digest, normalise
 from harness.image.sign import sign, verify
@@ -47,11 +46,16 @@ class CatalogBuilder:
         """
         builder, project = self.images, self.images.project
         name = image_name(tutorial.stem, variant)
-        key = definition_key(project, tutorial_definition(project, tutorial, variant))
+        key = builder.definitions.key(tutorial, variant)
         with exclusive(builder.cache, name, builder.progress):
             current = self.catalog.current(name)
             fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
-            is_current = current is not None and current.definition_sha256 == key and current.signed_by in fingerprints
+            is_current = (
+                current is not None
+                and current.definition_sha256 == key
+                and current.compression == builder.compression.label
+                and current.signed_by in fingerprints
+            )
             if current is not None and is_current and not force:
                 self.catalog.verify(current)
                 self.before_publication(self.catalog.image_file(name, current.sha256))
@@ -77,7 +81,7 @@ class CatalogBuilder:
                     bytes=temporary.stat().st_size,
                     definition_sha256=key,
                     base=BaseOrigin.model_validate(base.lock_entry()),
-                    compression=COMPRESSION,
+                    compression=builder.compression.label,
                     builder=f"{builder.engine.name} {builder.engine.version}",
                     built_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                     git_revision=git_revision(project.root),

@@ -11,7 +11,7 @@ import rich.console
 import rich.markup
 from rich.table import Table
 
-from harness.image.build import Progress
+from harness.image.process import LineCallback
 
 # Of a build's output, a pipe gets only what starts or ends something; the log file has the rest.
 MILESTONE = re.compile(
@@ -44,7 +44,7 @@ def print_table(table: Table) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Progress]:
+def progress(title: str) -> Iterator[LineCallback]:
     """A callback for lines of long work: on a terminal a spinner with the last one, in a pipe the milestones."""
     screen = console()
     started = time.monotonic()

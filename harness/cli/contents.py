@@ -17,6 +17,7 @@ from harness.definition.tutorial_image import definition_key, tutorial_definitio
 from harness.errors import HarnessError, UserError
 from harness.image.build import ImageBuilder
 from harness.image.compare import differences
+from harness.image.compression import parse_compression
 from harness.image.contents import ImageLock, read_lock, read_sbom
 from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
@@ -114,7 +115,8 @@ def rebuild(
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
         source = _project_of(project, lock, path, fresh)
         again = fresh / f"{lock.name}.sif"
-        builder = ImageBuilder(source, load_site(project, site), find_engine(), fresh, report)
+        facts, packing = load_site(project, site), parse_compression(lock.compression)
+        builder = ImageBuilder(source, facts, find_engine(), fresh, report, compression=packing)
         builder.build(load_tutorial(source, lock.tutorial), parse_variant(lock.variant), again)
         equal = content_digest(again) == content_digest(path)
         lines = [] if equal else _explained(path, again, fresh)

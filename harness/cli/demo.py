@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.build import build_images
 from harness.cli.console import console
-from harness.cli.images import build_images
 from harness.cli.options import SiteOption
 from harness.cli.runs import REPORT_FOLDER, judge, write_reports
 from harness.cluster import ClusterSpec, PrivateCluster

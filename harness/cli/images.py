@@ -1,9 +1,8 @@
-"""list, convert, defs, build: from tutorials to images."""
+"""list, convert, defs: tutorials and their definitions."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,24 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.catalog.builder import CatalogBuilder
-from harness.catalog.catalog import Manifest
-from harness.cli.console import progress
 from harness.cli.generated import write_or_check
-from harness.cli.options import SiteOption, TutorialsArgument, VariantOption
+from harness.cli.options import SiteOption
 from harness.definition.context import Context
 from harness.definition.convert import convert as convert_instructions
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
 from harness.fidelity.verify import verify_dockerfile
-from harness.image.build import ImageBuilder
-from harness.image.engine import find_engine
-from harness.lock.gate import LockGate
-from harness.project import Project, Variant, image_name, parse_variant
+from harness.project import Project, image_name
 from harness.run.campaign import project_catalog
-from harness.site import DEFAULT_SITE, load_site
-from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
+from harness.site import DEFAULT_SITE
+from harness.tutorial import load_tutorial, tutorial_ids
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +29,6 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_tutorials)
     app.command("convert")(convert)
     app.command("defs")(defs)
-    app.command("build")(build)
 
 
 def list_tutorials(site: SiteOption = DEFAULT_SITE) -> None:
@@ -112,50 +104,3 @@ def defs(
             path = project.definition_file(tutorial.stem, variant)
             files[path] = write_definition(tutorial_definition(project, tutorial, variant))
     write_or_check(files, project.definitions.glob("*.def"), check=check, fix="make defs")
-
-
-def build(
-    tutorials: TutorialsArgument = None,
-    variant: VariantOption = "cpu",
-    site: SiteOption = DEFAULT_SITE,
-    force: Annotated[bool, typer.Option("--force", help="Build again although nothing changed.")] = False,
-    overlay: Annotated[
-        bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
-    ] = True,
-    locked: Annotated[
-        bool, typer.Option("--locked", help="Refuse whatever is not as the stack's lock says; see docs/locks.md.")
-    ] = False,
-) -> None:
-    """Build, test and publish images.
-
-    Examples: harness build 2 --variant cpu; harness build --locked (all tutorials)
-    """
-    project = Project.find()
-    loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
-    catalog = project_catalog(project, site)
-    for manifest in build_images(
-        project, loaded, parse_variant(variant), site, force=force, overlay=overlay, locked=locked
-    ):
-        typer.echo(catalog.current_link(manifest.name))
-
-
-def build_images(
-    project: Project,
-    tutorials: Sequence[Tutorial],
-    variant: Variant,
-    site: str,
-    *,
-    force: bool = False,
-    overlay: bool = True,
-    locked: bool = False,
-) -> list[Manifest]:
-    """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`."""
-    engine = find_engine()
-    with progress("building") as report:
-        facts = load_site(project, site)
-        gate = LockGate(project, facts, locked, lambda line: typer.echo(line, err=True))
-        for stack in dict.fromkeys(tutorial.stack for tutorial in tutorials):
-            gate.before(stack, variant)
-        images = ImageBuilder(project, facts, engine, project.cache, report, overlay)
-        builder = CatalogBuilder(images, project_catalog(project, site), gate.check_image)
-        return [builder.build(tutorial, variant, force=force) for tutorial in tutorials]

@@ -95,7 +95,7 @@ class _Conversion:
             last = index
         final = self._convert(last)
         stages = [
-            BuildStage(s.name, s.base, tuple(s.arguments.items()), (s.layer(),), tuple(s.sends))
+            BuildStage(s.name, s.base, tuple(s.arguments.items()), s.layers(), tuple(s.sends))
             for index, s in sorted(self.done.items())
             if index != last and s.sends
         ]
@@ -103,7 +103,7 @@ class _Conversion:
             bootstrap="docker",
             base=final.base,
             arguments=tuple(final.arguments.items()),
-            layers=(final.layer(),),
+            layers=final.layers(),
             runscript=start.runscript(final),
             stages=(*self.sources.images.values(), *stages),
         )
@@ -134,6 +134,7 @@ class _Conversion:
         if instruction.heredocs and instruction.name not in ("RUN", "COPY", "ADD"):
             raise instruction.refuse("a here-document is not possible here", "put the text into a file of the context")
         self.handlers[instruction.name](state, instruction)
+        state.end_step(instruction)
 
     def _start(self, written: WrittenStage) -> tuple[StageState, list[Instruction]]:
         """A new stage, and the ONBUILD triggers that fire in it."""

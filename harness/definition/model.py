@@ -25,21 +25,26 @@ class CopiedFile:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one Dockerfile, or one tutorial, adds to an image.
+    """What one instruction of a Dockerfile, or one tutorial, adds to an image.
 
     Attributes:
         files: what %files stages for this layer.
         own_folders: folders that only this layer fills; their files get mode 644 or 755 whatever the checkout's is.
         commands: POSIX shell for %post, in order, without ``set`` or ``umask``.
+        variables: those of the commands that set variables of the shell and do nothing else. A build that goes on from
+            an image that holds this layer says them again.
         environment: variables of the running image, in order.
         labels: image labels.
+        origin: where the layer is written, ``file:line``, and the instruction in one line; empty for ours.
     """
 
     files: tuple[CopiedFile, ...] = ()
     own_folders: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
     environment: tuple[tuple[str, Value], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    origin: tuple[str, str] | tuple[()] = ()
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ rm -rf /var/lib/dpkg/*-old /root/.cache"""
 
 def reproducible(definition: Definition) -> Definition:
     """``definition`` with the lines that make its builds equal."""
-    opening = Layer(commands=(_OPENING,))
+    opening = Layer(commands=(_OPENING,), variables=(_OPENING,))
     built = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
     closing = Layer(commands=(_CLOSING,), labels=((BUILD_DATE_LABEL, built),))
     return replace(definition, layers=(opening, *definition.layers, closing))

@@ -28,6 +28,16 @@ class BaseConfig:
     onbuild: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Step:
+    """An instruction that was read: its ``file:line``, its text, and how many commands and files there were then."""
+
+    where: str
+    text: str
+    commands: int
+    files: int
+
+
 @dataclass
 class StageState:
     """One stage while it is read, top to bottom.
@@ -38,6 +48,8 @@ class StageState:
         scope: names that the next instruction can refer to.
         environment: ENV so far; ``saved``: the base's variables that it both replaces and refers to afterwards.
         commands, files: for %post and %files.
+        variables: positions of those commands that do nothing but set variables of the shell.
+        steps: what each instruction added to the two.
         sends: commands that pack what other stages copy from this one.
         cmd_is_own: CMD was written in this stage, so that an ENTRYPOINT does not reset it.
         numbers: numbers of staging folders, shared by all stages.
@@ -54,6 +66,8 @@ class StageState:
     labels: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     files: list[CopiedFile] = field(default_factory=list)
+    variables: set[int] = field(default_factory=set)
+    steps: list[Step] = field(default_factory=list)
     sends: list[str] = field(default_factory=list)
     workdir: str = "/"
     user: str = ""
@@ -104,8 +118,13 @@ class StageState:
         """The command that goes to WORKDIR."""
         return f"cd {quote_path(self.workdir)}"
 
-    def layer(self) -> Layer:
-        """All of it, for a definition."""
+    def end_step(self, instruction: Instruction) -> None:
+        """Note what an instruction added."""
+        text = " ".join((instruction.original or " ".join(instruction.lines)).split())
+        self.steps.append(Step(instruction.where, text, len(self.commands), len(self.files)))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All of it, for a definition: a layer for each instruction; what the image says of itself is in the last."""
         first = [f'{saved_name(n)}="${{{n}:-}}"' for n in sorted(self.saved)]
         guards = [
             f'[ {"-n" if is_set else "-z"} "{{{{ {name} }}}}" ] || {{ echo "build argument {name} must '
@@ -113,16 +132,30 @@ class StageState:
             for name, is_set in sorted(self.scope.assumed.items())
             if name in self.arguments
         ]
-        return Layer(
-            files=tuple(self.files),
-            commands=(*first, *guards, *self.commands),
-            environment=tuple(self.environment.items()),
-            labels=tuple(self.labels.items()),
-        )
+        layers = [Layer(commands=(*first, *guards), variables=tuple(first))]
+        command = file = 0
+        for step in self.steps:
+            layers.append(
+                Layer(
+                    files=tuple(self.files[file : step.files]),
+                    commands=tuple(self.commands[command : step.commands]),
+                    variables=tuple(self.commands[i] for i in sorted(self.variables) if command <= i < step.commands),
+                    origin=(step.where, step.text),
+                )
+            )
+            command, file = step.commands, step.files
+        rest = tuple(self.commands[command:])  # a stage that starts from another and says no more
+        about = Layer(commands=rest, environment=tuple(self.environment.items()), labels=tuple(self.labels.items()))
+        return (*layers, about)
 
     def export(self, name: str, value: Value) -> None:
         """Set a variable for the commands that follow."""
-        self.commands.append(f"export {name}={shell_word(value)}")
+        self.set_variable(f"export {name}={shell_word(value)}")
+
+    def set_variable(self, command: str) -> None:
+        """Add a command that does nothing but set a variable."""
+        self.variables.add(len(self.commands))
+        self.commands.append(command)
 
 
 def _names(value: Value) -> set[str]:

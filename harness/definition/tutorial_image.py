@@ -6,7 +6,8 @@ import hashlib
 import posixpath
 import shlex
 import stat
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.definition.context import Context
@@ -17,6 +18,7 @@ from harness.definition.reproducible import reproducible
 from harness.definition.words import literal
 from harness.definition.writer import write_definition
 from harness.errors import SpecError
+from harness.files import sha256_of
 from harness.project import PRESETS, Project, Variant, image_name
 from harness.stack import Stack, load_stack
 from harness.stack_lock import read_stack_lock
@@ -64,7 +66,10 @@ def tutorial_definition(project: Project, tutorial: Tutorial, variant: Variant) 
         SpecError: as :func:`stack_definition`.
     """
     stack = load_stack(project, tutorial.stack)
-    base = stack_definition(project, stack, variant)
+    return _whole(project, stack, stack_definition(project, stack, variant), tutorial, variant)
+
+
+def _whole(project: Project, stack: Stack, base: Definition, tutorial: Tutorial, variant: Variant) -> Definition:
     name = image_name(tutorial.stem, variant)
     dockerfile = f"containers/{stack.name}/{stack.variants[variant].dockerfile}"
     return replace(
@@ -100,34 +105,78 @@ def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> La
 
 def on_top(project: Project, base: Definition, tutorial: Tutorial, variant: Variant) -> Definition:
     """``base`` with the tutorial's layer, help, test and runscript."""
-    checks = [
-        "python -c 'import harness.runtime'",
-        *(f"python {PROGRAMS}/{s.program} --help >/dev/null" for s in tutorial.steps),
-    ]
     return replace(
         base.with_layer(tutorial_layer(project, tutorial, variant)),
         help_text=_help_text(tutorial, variant),
-        test="\n".join([*(base.test or "set -e").splitlines(), *dict.fromkeys(checks)]),
+        test="\n".join([*(base.test or "set -e").splitlines(), *own_checks(tutorial)]),
         runscript=_runscript(tutorial),
     )
 
 
-def definition_key(project: Project, definition: Definition) -> str:
+@dataclass
+class Definitions:
+    """The definitions of a checkout, each made once: twenty tutorials on one stack convert its Dockerfile once.
+
+    Attributes:
+        digest: gives the sha256 of a file.
+    """
+
+    project: Project
+    digest: Callable[[Path], str] = sha256_of
+    _stacks: dict[tuple[str, Variant], tuple[Stack, Definition]] = field(default_factory=dict)
+
+    def stack(self, name: str, variant: Variant) -> tuple[Stack, Definition]:
+        """A stack and its definition, as :func:`stack_definition` makes it."""
+        if (name, variant) not in self._stacks:
+            stack = load_stack(self.project, name)
+            self._stacks[name, variant] = (stack, stack_definition(self.project, stack, variant))
+        return self._stacks[name, variant]
+
+    def tutorial(self, tutorial: Tutorial, variant: Variant) -> Definition:
+        """A tutorial's definition, as :func:`tutorial_definition` makes it."""
+        return _whole(self.project, *self.stack(tutorial.stack, variant), tutorial, variant)
+
+    def key(self, tutorial: Tutorial, variant: Variant) -> str:
+        """See :func:`definition_key`."""
+        return definition_key(self.project, self.tutorial(tutorial, variant), self.digest)
+
+
+def definition_key(project: Project, definition: Definition, digest: Callable[[Path], str] = sha256_of) -> str:
     """sha256 (hex) over the definition's text and, for each file it copies, path, executable bit and content.
 
     Raises:
         SpecError: a copied file is missing.
     """
-    digest = hashlib.sha256(write_definition(replace(definition, header=())).encode())
-    for copied in (c for layer in definition.layers for c in layer.files):
+    whole = hashlib.sha256(write_definition(replace(definition, header=())).encode())
+    for path, (executable, content) in copied_files(project, definition, digest).items():
+        whole.update(f"{path}\0{executable}\0{content}\n".encode())
+    return whole.hexdigest()
+
+
+def copied_files(
+    project: Project, definition: Definition, digest: Callable[[Path], str] = sha256_of
+) -> dict[str, tuple[bool, str]]:
+    """Each file of the checkout that a definition copies: its path -> executable or not, sha256.
+
+    Raises:
+        SpecError: a copied file is missing.
+    """
+    files: dict[str, tuple[bool, str]] = {}
+    layers = [layer for stage in definition.stages for layer in stage.layers] + list(definition.layers)
+    for copied in (c for layer in layers for c in layer.files if c.stage is None):
         root = project.root / copied.source
         if not root.exists():
             raise SpecError(f"the definition copies '{copied.source}', which is not there", where=str(project.root))
         for path in sorted(p for p in ([root] if root.is_file() else root.rglob("*")) if p.is_file()):
             executable = bool(path.stat().st_mode & stat.S_IXUSR)
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(project.root)}\0{executable}\0{content}\n".encode())
-    return digest.hexdigest()
+            files[str(path.relative_to(project.root))] = (executable, digest(path))
+    return files
+
+
+def own_checks(tutorial: Tutorial) -> list[str]:
+    """Shell commands that a tutorial adds to the tests of its stack."""
+    programs = (f"python {PROGRAMS}/{step.program} --help >/dev/null" for step in tutorial.steps)
+    return ["python -c 'import harness.runtime'", *dict.fromkeys(programs)]
 
 
 def default_base(definition: Definition) -> str:

@@ -55,7 +55,7 @@ def arg(state: StageState, instruction: Instruction, global_scope: Scope, global
         state.scope.values[name] = value
         if value == (Part("argument", name),):
             # No default: Docker leaves it unset.
-            state.commands.append(f'[ -z "{{{{ {name} }}}}" ] || export {name}="{{{{ {name} }}}}"')
+            state.set_variable(f'[ -z "{{{{ {name} }}}}" ] || export {name}="{{{{ {name} }}}}"')
         else:
             state.export(name, value)
 

@@ -17,6 +17,9 @@ LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
 )
 
+# Apptainer's own folder in LD_LIBRARY_PATH is none of the image's.
+OWN_LIBRARY_PATH = 'LD_LIBRARY_PATH="${LD_LIBRARY_PATH%/.singularity.d/libs}"; LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"'
+
 # Apptainer mounts the machine's own /tmp and /var/tmp, writable, while %post runs. Docker's RUN has the image's: there
 # `rm -rf /tmp/*` is a habit, and here it would delete the files of whoever builds; and what a RUN leaves in /tmp is in
 # a Docker image. The image's own folders are below those mounts, however many; a second view of the root shows them.
@@ -86,12 +89,9 @@ def _saved(value: Value) -> set[str]:
 
 
 def _own_library_path(values: Iterable[Value]) -> list[str]:
-    """Apptainer's own folder in LD_LIBRARY_PATH is none of the image's."""
     if not any("LD_LIBRARY_PATH" in variables(value) for value in values):
         return []
-    return [
-        'LD_LIBRARY_PATH="${LD_LIBRARY_PATH%/.singularity.d/libs}"; LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"',
-    ]
+    return [OWN_LIBRARY_PATH]
 
 
 def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from harness.fidelity.behaviour import Behaviour, apptainer_behaviour, docker_be
 from harness.fidelity.docker import Docker, docker_engine, streamed
 from harness.fidelity.tree import Entry, compare_trees, read_tree
 from harness.image.base import base_source
-from harness.image.build import remove_tree
+from harness.image.driver import remove_tree
 from harness.image.engine import Engine, find_engine
 from harness.image.local_registry import LocalRegistry
 from harness.image.process import CommandResult, run_command

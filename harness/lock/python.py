@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from harness.errors import CommandError, HarnessError, MissingToolError
-from harness.image.build import reachable
+from harness.image.driver import reachable
 from harness.image.lend import pip_settings
 from harness.image.process import run_command
 from harness.lock.inputs import words_digest

@@ -1,0 +1,252 @@
+"""How long it takes to bring a set of images up to date: `harness build` against plain `apptainer build`.
+
+    benchmarks/images.py --quick                      a stack of a few megabytes, two tutorials
+    benchmarks/images.py mnist 1 2                    these tutorials of the checkout, which must share a stack
+    benchmarks/images.py ... --table docs/benchmarks/images.md
+
+Both build the same definitions from the same base image, served from this machine, with the same package mirrors, and
+with nothing cached at the start. Plain Apptainer runs with its defaults. It has no cache: after any change, and after
+none, it builds again what it built before, so each definition is built with it once and that time stands in all rows.
+The work is done in a copy of the checkout below the cache folder (HARNESS_CACHE), which is removed in the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))  # the small project is the tests' one
+
+from tiny_project import make_tiny_project  # noqa: E402
+
+from harness.definition.tutorial_image import Definitions  # noqa: E402
+from harness.image.base import base_source  # noqa: E402
+from harness.image.driver import BASE_ARGUMENT, remove_tree  # noqa: E402
+from harness.image.engine import find_engine  # noqa: E402
+from harness.image.lend import prepare  # noqa: E402
+from harness.project import Project  # noqa: E402
+from harness.tutorial import Tutorial, load_tutorial  # noqa: E402
+
+VARIANT = "cpu"
+NO_CHANGE_RUNS = 3
+ADDED_PACKAGE = "toolz==1.0.0"  # pure Python, without dependencies
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; seconds of wall time.
+
+    Attributes:
+        load: load average of the machine (1 minute) when ours had ended.
+    """
+
+    what: str
+    plain: float
+    ours: float
+    load: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A copy of a checkout, with a cache of its own that holds nothing but base images."""
+
+    root: Path
+    work: Path
+    is_quick: bool
+
+    @property
+    def project(self) -> Project:
+        return Project(self.root, self.work / "catalog", self.work / "cache")
+
+    def ours(self, *arguments: str) -> float:
+        """Seconds that a `harness` command takes."""
+        environment = {**os.environ, "HARNESS_CACHE": str(self.work / "cache"), "CATALOG": str(self.work / "catalog")}
+        return timed([sys.executable, "-m", "harness", *arguments], self.root, environment)
+
+    def plain(self, tutorial: Tutorial) -> float:
+        """Seconds that plain `apptainer build` takes for a tutorial's definition."""
+        engine, definitions = find_engine(), Definitions(self.project)
+        reference = dict(definitions.tutorial(tutorial, VARIANT).arguments)[BASE_ARGUMENT]
+        stack, _ = definitions.stack(tutorial.stack, VARIANT)
+        folder = Path(tempfile.mkdtemp(prefix="plain-", dir=self.work))
+        try:
+            (folder / "lent").mkdir()
+            lent = prepare(folder / "lent", stack.variants[VARIANT].extra_indexes if not find_links() else [])
+            with base_source(reference, self.work / "cache") as base:
+                environment = {**os.environ, "TMPDIR": str(folder), "APPTAINER_CACHEDIR": str(folder / "cache")}
+                if base.insecure_http:
+                    environment["APPTAINER_NOHTTPS"] = "1"
+                command = [str(engine.path), "build", *(["--fakeroot"] if os.geteuid() == 0 else [])]
+                for bind in lent.binds:
+                    command += ["--bind", bind]
+                command += ["--build-arg", f"{BASE_ARGUMENT}={base.resolved}", str(folder / "plain.sif")]
+                command.append(str(self.project.definition_file(tutorial.stem, VARIANT)))
+                return timed(command, self.root, environment)
+        finally:
+            remove_tree(folder)
+
+
+def find_links() -> bool:
+    """Whether this machine's pip has package folders of its own: then a stack's further indexes are not needed."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
+    return "find-links" in listed.stdout
+
+
+def timed(command: Sequence[str], folder: Path, environment: dict[str, str]) -> float:
+    """Wall time of a command that must succeed."""
+    started = time.monotonic()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    seconds = time.monotonic() - started
+    if done.returncode != 0:
+        sys.exit(f"{done.stdout}\nerror: {' '.join(command)} failed")
+    return seconds
+
+
+def copy_of_checkout(target: Path, tutorials: Sequence[str]) -> None:
+    """What builds need of the checkout, with these tutorials alone."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("containers", "sites", "harness", "jobs"):
+        shutil.copytree(REPOSITORY / name, target / name, ignore=ignore)
+    (target / "runs").mkdir()
+    for name in tutorials:
+        folder = load_tutorial(Project(REPOSITORY), name).id
+        shutil.copytree(REPOSITORY / "tutorials" / folder, target / "tutorials" / folder, ignore=ignore)
+
+
+def quick_project(target: Path) -> list[str]:
+    """The tests' small project with a second tutorial."""
+    make_tiny_project(target)
+    other = target / "tutorials/xscow-3"
+    shutil.copytree(target / "tutorials/xscow-2", other)
+    spec = other / "tutorial.toml"
+    spec.write_text(spec.read_text().replace('"xscow-2"', '"xscow-3"'))
+    return ["2", "3"]
+
+
+def add_package(bench: Bench, tutorial: Tutorial) -> str:
+    """Add one package to the stack's lock; returns what was done, in words."""
+    stack, _ = Definitions(bench.project).stack(tutorial.stack, VARIANT)
+    lock = bench.project.stack_folder(tutorial.stack) / stack.variants[VARIANT].lock
+    if bench.is_quick:
+        lock.write_text(lock.read_text() + "# one more line\n")
+        return "one line of the stack's lock file changed"
+    folder = Path(tempfile.mkdtemp(dir=bench.work))
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d"]
+    subprocess.run([*download, str(folder), ADDED_PACKAGE], check=True)
+    digest = hashlib.sha256(next(folder.iterdir()).read_bytes()).hexdigest()
+    lock.write_text(f"{lock.read_text().rstrip()}\n{ADDED_PACKAGE} --hash=sha256:{digest}\n")
+    return f"one pip package added to the stack ({ADDED_PACKAGE})"
+
+
+def measure(bench: Bench, names: Sequence[str]) -> list[Row]:
+    """All rows, in the order in which a person would meet them."""
+    tutorials = [load_tutorial(bench.project, name) for name in names]
+    bench.ours("defs")
+    plain = {}
+    for tutorial in tutorials:
+        plain[tutorial.id] = bench.plain(tutorial)
+        say(f"plain {tutorial.id}: {plain[tutorial.id]:.1f} s")
+    whole, first = sum(plain.values()), tutorials[0]
+    rows: list[Row] = []
+
+    def add(what: str, against: float, *arguments: str, runs: int = 1) -> None:
+        ours = statistics.median(bench.ours(*arguments) for _ in range(runs))
+        rows.append(Row(what, against, ours, os.getloadavg()[0]))
+        say(f"{what}: {ours:.2f} s")
+
+    together = ("build", "--all", "--jobs", str(os.cpu_count() or 2))
+    add(f"the whole set of {len(tutorials)}, nothing cached but the base", whole, *together)
+    add("nothing changed, the set", whole, *together, runs=NO_CHANGE_RUNS)
+    add("nothing changed, one tutorial", plain[first.id], "build", first.id, runs=NO_CHANGE_RUNS)
+    program = bench.project.tutorials / first.id / first.steps[0].program
+    program.write_text(program.read_text() + "# one more line\n")
+    add("one line of one tutorial's program changed", plain[first.id], "build", first.id)
+    add(add_package(bench, first), whole, *together)
+    return rows
+
+
+def table(rows: Sequence[Row], is_quick: bool, names: Sequence[str]) -> str:
+    """The page: what was measured, on what, by which command."""
+    engine = find_engine()
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), "unknown processor")  # fmt: skip
+    arguments = "--quick" if is_quick else " ".join(names)
+    lines = [
+        "# Building images: `harness build` against plain `apptainer build`",
+        "",
+        f"Written by `benchmarks/images.py {arguments}` on {datetime.now(timezone.utc):%Y-%m-%d}: "
+        f"{engine.name} {engine.version}, {os.cpu_count()} cores of {cpu}.",
+        "",
+        "The stack is the tests' one of a few megabytes: fixed costs weigh more than in a real one."
+        if is_quick
+        else f"Tutorials {', '.join(names)}, variant {VARIANT}.",
+        "Seconds of wall time, each measured once (nothing changed: the median of three), on a machine whose other",
+        "work shows in the load (the 1-minute average when ours had ended). Plain Apptainer has no cache: each",
+        "definition was built once with its defaults, and that time stands in all rows it would be needed for. Same",
+        "base, same package mirrors.",
+        "",
+        "| what | plain, s | ours, s | ratio | load |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row.what} | {row.plain:.1f} | {row.ours:.2f} | {row.plain / row.ours:.1f} | {row.load:.1f} |"
+            for row in rows
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def say(text: str) -> None:
+    """A line for whoever waits."""
+    sys.stderr.write(text + "\n")
+
+
+def main() -> None:
+    """Parse, measure, print or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tutorials", nargs="*")
+    parser.add_argument("--quick", action="store_true", help="a stack of a few megabytes")
+    parser.add_argument("--table", type=Path, help="write the page here, instead of standard output")
+    options = parser.parse_args()
+    if options.quick == bool(options.tutorials):
+        parser.error("name tutorials, or --quick")
+    given = Project.find(REPOSITORY)
+    given.cache.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="bench-images-", dir=given.cache.absolute()))
+    try:
+        (work / "cache").mkdir()
+        if (given.cache / "base").is_dir():
+            (work / "cache/base").symlink_to(given.cache.absolute() / "base")
+        root = work / "project"
+        if options.quick:
+            names: Sequence[str] = quick_project(root)
+        else:
+            names = options.tutorials
+            copy_of_checkout(root, names)
+        page = table(measure(Bench(root, work, options.quick), names), options.quick, names)
+    finally:
+        remove_tree(work)
+    if options.table:
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        options.table.write_text(page, encoding="utf-8")
+    else:
+        sys.stdout.write(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""build: bring images up to date, one by one or as a whole set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.fresh import FreshnessCheck
+from harness.cli.console import progress
+from harness.cli.options import SiteOption, TutorialsArgument, VariantOption
+from harness.definition.tutorial_image import Definitions
+from harness.errors import HarnessError, UserError
+from harness.factory.graph import Graph, State, Task
+from harness.image.compression import DEFAULT, Compression, parse_compression
+from harness.image.digests import FileDigests
+from harness.project import Project, Variant, image_name, parse_variant
+from harness.site import DEFAULT_SITE, load_site
+from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
+
+CompressionOption = Annotated[
+    str, typer.Option("--compression", help="zstd:LEVEL (1 to 22), gzip or none.", envvar="COMPRESSION")
+]
+DEFAULT_COMPRESSION = "zstd:3"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this family's commands."""
+    app.command("build")(build)
+
+
+def build(
+    tutorials: TutorialsArgument = None,
+    variant: VariantOption = "cpu",
+    site: SiteOption = DEFAULT_SITE,
+    force: Annotated[bool, typer.Option("--force", help="Build again although nothing changed.")] = False,
+    overlay: Annotated[
+        bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
+    ] = True,
+    compression: CompressionOption = DEFAULT_COMPRESSION,
+    stack: Annotated[str | None, typer.Option("--stack", help="Build this stack's stages, and no tutorial.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All tutorials (or those named) as a graph: stacks once, then side by side.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="With --all: how many at a time.")] = 2,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse whatever is not as the stack's lock says; see docs/locks.md.")
+    ] = False,
+    via: Annotated[
+        str, typer.Option("--via", help="With --all: here, or as batch jobs through slurm.", envvar="VIA")
+    ] = "here",
+) -> None:
+    """Build, test and publish images. Of an image whose stack is there, only the tutorial's layer is built.
+
+    Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --all --jobs 4;
+    harness build --all --via slurm; harness build 2 --locked
+    """
+    project, packing = Project.find(), parse_compression(compression)
+    one_variant = parse_variant(variant)
+    if stack is not None:
+        build_stack(project, stack, one_variant, site, packing, locked=locked)
+        return
+    loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
+    if everything:
+        if via not in ("here", "slurm"):
+            raise UserError(f"unknown place '{via}' to build", fix="valid: --via here, --via slurm")
+        same = ["--variant", one_variant, "--site", site, "--compression", compression]
+        same += ["--force"] * force + ["--no-overlay"] * (not overlay) + ["--locked"] * locked
+        graph = set_graph(project, [t for t in loaded if one_variant in t.resources], one_variant, same)
+        if not force and not locked:
+            pass_over_fresh(project, loaded, one_variant, site, packing, graph)
+        from harness.cli import building
+
+        building.run_set(project, graph, site, jobs, via)
+        return
+    catalog = site_catalog(project, site)
+    built = build_images(
+        project, loaded, one_variant, site, force=force, overlay=overlay, compression=packing, locked=locked
+    )
+    for manifest in built:
+        typer.echo(catalog.current_link(manifest.name))
+
+
+def build_images(
+    project: Project,
+    tutorials: Sequence[Tutorial],
+    variant: Variant,
+    site: str,
+    *,
+    force: bool = False,
+    overlay: bool = True,
+    compression: Compression = DEFAULT,
+    locked: bool = False,
+) -> list[Manifest]:
+    """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`.
+
+    Where nothing changed no program is started and no image is read: see :mod:`harness.image.digests`.
+    """
+    catalog = site_catalog(project, site)
+    with FileDigests.opened(digests_file(project)) as digest, progress("building") as report:
+        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
+        fresh: dict[str, Manifest] = {}
+        # With --locked also what is up to date is held against its lock.
+        for tutorial in [] if force or locked else tutorials:
+            found = check.of(tutorial, variant)
+            if found.manifest is not None and not found.reasons:
+                fresh[tutorial.id] = found.manifest
+                report(f"{found.manifest.name}: up to date")
+        stale = [tutorial for tutorial in tutorials if tutorial.id not in fresh]
+        if stale:
+            from harness.cli import building  # a third of a second that nothing waits for where all is fresh
+
+            images = building.image_builder(project, site, report, digest, compression, overlay=overlay)
+            made = building.publish(images, catalog, stale, variant, force=force, locked=locked)
+            fresh |= {tutorial.id: manifest for tutorial, manifest in zip(stale, made, strict=True)}
+    return [fresh[tutorial.id] for tutorial in tutorials]
+
+
+def build_stack(
+    project: Project, stack: str, variant: Variant, site: str, compression: Compression, *, locked: bool = False
+) -> None:
+    """Bring a stack's stages up to date."""
+    from harness.cli import building
+
+    with FileDigests.opened(digests_file(project)) as digest, progress("building") as report:
+        images = building.image_builder(project, site, report, digest, compression)
+        building.lock_gate(project, site, locked).before(stack, variant)
+        image, _ = images.build_stack(stack, variant)
+    typer.echo(image)
+
+
+def set_graph(project: Project, tutorials: Sequence[Tutorial], variant: Variant, same: Sequence[str]) -> Graph:
+    """One task for each stack, one for each tutorial. ``same`` are the options that all of them get."""
+    of_stacks = [option for option in same if option not in ("--force", "--no-overlay")]
+    tasks = {}
+    for tutorial in tutorials:
+        name = _stack_task(tutorial.stack, variant)
+        tasks[name] = Task(name, ("build", "--stack", tutorial.stack, *of_stacks))
+    for tutorial in tutorials:
+        name = image_name(tutorial.stem, variant)
+        tasks[name] = Task(name, ("build", tutorial.id, *same), (_stack_task(tutorial.stack, variant),))
+    return Graph(tasks.values())
+
+
+def pass_over_fresh(
+    project: Project,
+    tutorials: Sequence[Tutorial],
+    variant: Variant,
+    site: str,
+    compression: Compression,
+    graph: Graph,
+) -> None:
+    """Mark what is up to date already; a stack that no other tutorial waits for is not looked at."""
+    catalog = site_catalog(project, site)
+    with FileDigests.opened(digests_file(project)) as digest:
+        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
+        wanted: set[str] = set()
+        for tutorial in tutorials:
+            outcome = graph.outcomes.get(image_name(tutorial.stem, variant))
+            if outcome is None:
+                continue
+            try:
+                reasons = check.of(tutorial, variant).reasons
+            except HarnessError as error:
+                graph.finish(outcome.task, State.FAILED, reason=str(error))
+                continue
+            if reasons:
+                wanted.update(outcome.task.needs)
+            else:
+                graph.finish(outcome.task, State.UP_TO_DATE)
+    for outcome in list(graph.outcomes.values()):
+        if not outcome.task.needs and outcome.task.name not in wanted:
+            del graph.outcomes[outcome.task.name]
+
+
+def site_catalog(project: Project, site: str) -> Catalog:
+    """The catalog of a site."""
+    return Catalog(project.catalog(load_site(project, site).storage.catalog))
+
+
+def digests_file(project: Project) -> Path:
+    """Where digests of untouched files are remembered."""
+    return project.cache / "digests.json"
+
+
+def _stack_task(stack: str, variant: Variant) -> str:
+    return f"{stack}-{variant}-stack"
