@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_project import HARNESS, harness
+from tiny_project import HARNESS, exported, harness, image_of, main_file
 
 from harness.catalog.catalog import Catalog
 
@@ -33,8 +33,8 @@ def build(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run_image(project: Path, *arguments: str, preset: str | None = None) -> subprocess.CompletedProcess[str]:
     userns = ["--userns"] if os.geteuid() == 0 else []
     environment = {**os.environ, **({"APPTAINERENV_HARNESS_PRESET": preset} if preset else {})}
-    image = Catalog(project / "catalog").current_link(NAME)
-    command = ["apptainer", "run", *userns, "--cleanenv", str(image), *arguments]
+    image = image_of(project / "catalog", NAME)
+    command = ["apptainer", "run", *userns, "--cleanenv", *image, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -55,7 +55,7 @@ def test_build_publishes_a_working_image_and_does_nothing_when_nothing_changed(p
     assert "'--to', '1000', '--to', '7'" in run_image(project, "count", "--to", "7").stdout
     assert "valid: count" in run_image(project, "nonsense").stderr
     assert run_image(project, "nonsense").returncode == 2
-    image = str(catalog.current_link(NAME))
+    image = str(exported(project, project / "exported.sif"))
     asked = subprocess.run(
         ["apptainer", "inspect", "--json", "--all", image], capture_output=True, text=True, check=True
     )
@@ -81,7 +81,7 @@ def test_a_changed_program_is_built_again_and_the_old_image_stays_readable(proje
     assert before is not None
     assert after is not None
     assert after.sha256 != before.sha256
-    assert catalog.image_file(NAME, before.sha256).is_file()
+    assert catalog.files(before).main.is_file()
     assert "changed" in run_image(project, "count").stdout
 
 
@@ -123,7 +123,7 @@ def test_a_killed_build_leaves_the_catalog_whole_and_the_next_one_sweeps(project
 
 def test_a_damaged_image_is_noticed(project: Path) -> None:
     assert build(project).returncode == 0
-    image = Catalog(project / "catalog").current_link(NAME).resolve()
+    image = main_file(project / "catalog", NAME)
     image.chmod(0o644)
     with image.open("r+b") as stream:
         stream.seek(image.stat().st_size // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.catalog.builder import CatalogBuilder
-from harness.catalog.catalog import Manifest
+from harness.catalog.manifest import Manifest
 from harness.cli.console import progress
 from harness.cli.generated import write_or_check
 from harness.cli.options import SiteOption, TutorialsArgument, VariantOption
@@ -55,7 +56,18 @@ def list_tutorials(site: SiteOption = DEFAULT_SITE) -> None:
         alias = tutorial.stem if tutorial.stem != tutorial.id else ""
         table.add_row(tutorial.id, alias, f"{tutorial.title.en} / {tutorial.title.zh}", ", ".join(images))
 
-    Console(highlight=False, soft_wrap=True).print(table)
+    screen = Console(highlight=False, soft_wrap=True)
+    screen.print(table)
+    for name in catalog.names():
+        if files := catalog.current_files(name):
+            words = shlex.join(_from_here(word) for word in files.engine_arguments)
+            screen.print(f"\nby hand, here {name}: apptainer run {words} STEP", markup=False)
+            break
+
+
+def _from_here(word: str) -> str:
+    """A path as a person in this folder would type it."""
+    return word.removeprefix(f"{Path.cwd()}/")
 
 
 def convert(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -36,6 +35,8 @@ from harness.image.overlay import add_overlay, overlay_files, qualifies, read_st
 from harness.image.process import run_command
 from harness.image.sif import normalise
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
+from harness.lease import lease
+from harness.owner import sign_folder
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack import Stack, load_stack
@@ -132,13 +133,14 @@ class ImageBuilder:
             stage = self.cache / "stages" / f"{name}-{self._stage_key(definition, base)}.sif"
             if stage.is_file():
                 return stage, base
-            with exclusive(self.cache, name, self.progress):
+            with lease(self.cache / "leases", name, self.progress) as held:
                 if not stage.is_file():  # nobody else built it while we waited
                     stage.parent.mkdir(parents=True, exist_ok=True)
                     temporary = stage.with_name(f".building-{os.getpid()}-{stage.name}")
                     indexes = reachable(stack.variants[variant].extra_indexes)
                     try:
                         self._apptainer_build(definition, temporary, name, base=base, extra_indexes=indexes)
+                        held.check()
                         temporary.replace(stage)
                     finally:
                         temporary.unlink(missing_ok=True)
@@ -216,6 +218,7 @@ class ImageBuilder:
             folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f"build-{name}-", dir=root))
         try:
+            sign_folder(work)
             yield work
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -239,20 +242,6 @@ class ImageBuilder:
         if base is not None and base.insecure_http:
             variables[f"{prefix}_NOHTTPS"] = "1"
         return variables
-
-
-@contextlib.contextmanager
-def exclusive(cache: Path, name: str, progress: Progress) -> Iterator[None]:
-    """One builder of a name at a time on this machine; the lock dies with its process."""
-    folder = cache / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"{name}: waiting for another builder")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def no_space(name: str, cache: Path) -> HarnessError:

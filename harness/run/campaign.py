@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.catalog.builder import git_revision
-from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.catalog import Catalog
+from harness.catalog.manifest import Manifest
 from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
@@ -86,7 +87,7 @@ def submit_run(
             "RUN_ID": run.run_id,
             "PRESET": preset,
             "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
-            "IMAGE": str(project_catalog(project, site).image_file(image.name, image.sha256)),
+            "IMAGE": str(project_catalog(project, site).files(image).main),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
         },
         options=tuple(options),
@@ -243,6 +244,9 @@ def gather(project: Project, run: RunPaths) -> Evidence:
 def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     """The image the run must have used: the one it was submitted with, else the published one it names.
 
+    A published image has two digests: that of its layer, which names the stack, and that of the self-contained file
+    that `harness export` makes of both. A run in either used the image.
+
     A run that somebody started by hand is held against the checkout's definition: an edited program in an image that
     was not built again is the classic false pass. None where the catalog knows no such image.
     """
@@ -256,14 +260,19 @@ def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     catalog = project_catalog(project, str(facts.get("site") or "default"))
     name = image_name(tutorial.stem, variant)
     sha256 = str(facts.get("image_sha256") or "")
-    known = (
-        catalog.manifest(name, sha256)
-        if sha256 and catalog.manifest_file(name, sha256).is_file()
-        else catalog.current(name)
-    )
+    named = catalog.find(name, sha256)
+    known = named or catalog.current(name)
     if known is None:
         return None
-    return ExpectedImage(known.sha256, definition_key(project, tutorial_definition(project, tutorial, variant)))
+    return ExpectedImage(
+        sha256 if named else known.sha256, definition_key(project, tutorial_definition(project, tutorial, variant))
+    )
+
+
+def images_in_use(project: Project) -> set[str]:
+    """Digests of the images that runs of this checkout name which have not ended."""
+    runs = [record for record in list_runs(project) if not record.paths.exit_code.exists()]
+    return {str(record.facts["image_sha256"]) for record in runs if "image_sha256" in record.facts}
 
 
 def cancel_run(project: Project, run: RunPaths) -> None:
