@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_project import HARNESS, exported, harness, image_of, main_file
+from tiny_project import exported, harness, image_of, main_file
 
 from harness.catalog.catalog import Catalog
 
@@ -96,31 +93,6 @@ def test_a_failing_test_in_the_image_publishes_nothing_and_names_the_log(project
     assert catalog.leftovers(NAME) == []
 
 
-def test_a_killed_build_leaves_the_catalog_whole_and_the_next_one_sweeps(project: Path) -> None:
-    assert build(project).returncode == 0
-    catalog = Catalog(project / "catalog")
-    before = catalog.current(NAME)
-    process = subprocess.Popen(
-        [str(HARNESS), "build", "2", "--force"],
-        cwd=project,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_until(lambda: bool(catalog.leftovers(NAME)) or process.poll() is not None)
-        assert process.poll() is None, "the build ended before it could be killed"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert catalog.current(NAME) == before
-    assert before is not None
-    catalog.verify(before)
-    done = build(project, "--force")
-    assert done.returncode == 0, done.stderr
-    assert catalog.leftovers(NAME) == []
-
-
 def test_a_damaged_image_is_noticed(project: Path) -> None:
     assert build(project).returncode == 0
     image = main_file(project / "catalog", NAME)
@@ -133,28 +105,6 @@ def test_a_damaged_image_is_noticed(project: Path) -> None:
     done = build(project)
     assert done.returncode == 1
     assert "damaged" in done.stderr
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root; runs as root in CI")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_is_named_and_nothing_is_published(project: Path, small_disk: Path) -> None:
-    assert build(project).returncode == 0  # base and stack are in the cache now
-    catalog = small_disk / "catalog"
-    done = harness(project, "build", "2", env={"CATALOG": str(catalog)})
-    assert done.returncode == 1
-    assert "no space left" in done.stderr.strip().splitlines()[-1]
-    assert Catalog(catalog).current(NAME) is None
-    assert Catalog(catalog).leftovers(NAME) == []
 
 
 def test_without_an_engine_the_build_says_what_to_install(project: Path, tmp_path: Path) -> None:
@@ -186,10 +136,3 @@ def test_a_dockerfile_that_cannot_be_converted_is_refused_with_its_line(project:
     done = build(project)
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: containers/tiny/Dockerfile.cpu:7: RUN")
-
-
-def _wait_until(condition, limit_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
