@@ -21,7 +21,7 @@ from harness.cli.cluster import app
 from harness.cluster import ClusterSpec, Partition, PrivateCluster
 from harness.cluster.config import BoxLayout, Ports, cgroup_conf, fits_sockets, gres_conf, parse_version, slurm_conf
 from harness.errors import HarnessError, MissingToolError, UserError
-from harness.scheduler.processes import ProcessName, boot_id, name_process
+from harness.processes import ProcessName, boot_id, name_process
 
 SMALL = ClusterSpec(nodes=1, cpus=2, gpus=1, shards=64)
 

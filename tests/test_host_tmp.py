@@ -7,9 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_project import harness
-
-from harness.catalog.catalog import Catalog
+from tiny_project import exported, harness
 
 pytestmark = pytest.mark.apptainer
 
@@ -33,7 +31,7 @@ def test_a_dockerfile_that_cleans_up_tmp_cleans_up_its_own(project: Path) -> Non
         for canary in canaries:
             canary.unlink(missing_ok=True)
     # As with Docker, what a RUN leaves in /tmp is in the image.
-    image = Catalog(project / "catalog").current_link("tutorial2.cpu")
+    image = exported(project, project / "exported.sif")
     listed = subprocess.run(
         ["unsquashfs", "-o", _offset(image), "-l", str(image), f"tmp/{name}-in-image"], capture_output=True, text=True
     )

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_project import HARNESS, harness
+from tiny_project import exported, harness, image_of, main_file
 
 from harness.catalog.catalog import Catalog
 
@@ -33,8 +30,8 @@ def build(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run_image(project: Path, *arguments: str, preset: str | None = None) -> subprocess.CompletedProcess[str]:
     userns = ["--userns"] if os.geteuid() == 0 else []
     environment = {**os.environ, **({"APPTAINERENV_HARNESS_PRESET": preset} if preset else {})}
-    image = Catalog(project / "catalog").current_link(NAME)
-    command = ["apptainer", "run", *userns, "--cleanenv", str(image), *arguments]
+    image = image_of(project / "catalog", NAME)
+    command = ["apptainer", "run", *userns, "--cleanenv", *image, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -55,7 +52,7 @@ def test_build_publishes_a_working_image_and_does_nothing_when_nothing_changed(p
     assert "'--to', '1000', '--to', '7'" in run_image(project, "count", "--to", "7").stdout
     assert "valid: count" in run_image(project, "nonsense").stderr
     assert run_image(project, "nonsense").returncode == 2
-    image = str(catalog.current_link(NAME))
+    image = str(exported(project, project / "exported.sif"))
     asked = subprocess.run(
         ["apptainer", "inspect", "--json", "--all", image], capture_output=True, text=True, check=True
     )
@@ -81,7 +78,7 @@ def test_a_changed_program_is_built_again_and_the_old_image_stays_readable(proje
     assert before is not None
     assert after is not None
     assert after.sha256 != before.sha256
-    assert catalog.image_file(NAME, before.sha256).is_file()
+    assert catalog.files(before).main.is_file()
     assert "changed" in run_image(project, "count").stdout
 
 
@@ -96,34 +93,9 @@ def test_a_failing_test_in_the_image_publishes_nothing_and_names_the_log(project
     assert catalog.leftovers(NAME) == []
 
 
-def test_a_killed_build_leaves_the_catalog_whole_and_the_next_one_sweeps(project: Path) -> None:
-    assert build(project).returncode == 0
-    catalog = Catalog(project / "catalog")
-    before = catalog.current(NAME)
-    process = subprocess.Popen(
-        [str(HARNESS), "build", "2", "--force"],
-        cwd=project,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_until(lambda: bool(catalog.leftovers(NAME)) or process.poll() is not None)
-        assert process.poll() is None, "the build ended before it could be killed"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert catalog.current(NAME) == before
-    assert before is not None
-    catalog.verify(before)
-    done = build(project, "--force")
-    assert done.returncode == 0, done.stderr
-    assert catalog.leftovers(NAME) == []
-
-
 def test_a_damaged_image_is_noticed(project: Path) -> None:
     assert build(project).returncode == 0
-    image = Catalog(project / "catalog").current_link(NAME).resolve()
+    image = main_file(project / "catalog", NAME)
     image.chmod(0o644)
     with image.open("r+b") as stream:
         stream.seek(image.stat().st_size // 2)
@@ -133,28 +105,6 @@ def test_a_damaged_image_is_noticed(project: Path) -> None:
     done = build(project)
     assert done.returncode == 1
     assert "damaged" in done.stderr
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root; runs as root in CI")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_is_named_and_nothing_is_published(project: Path, small_disk: Path) -> None:
-    assert build(project).returncode == 0  # base and stack are in the cache now
-    catalog = small_disk / "catalog"
-    done = harness(project, "build", "2", env={"CATALOG": str(catalog)})
-    assert done.returncode == 1
-    assert "no space left" in done.stderr.strip().splitlines()[-1]
-    assert Catalog(catalog).current(NAME) is None
-    assert Catalog(catalog).leftovers(NAME) == []
 
 
 def test_without_an_engine_the_build_says_what_to_install(project: Path, tmp_path: Path) -> None:
@@ -186,10 +136,3 @@ def test_a_dockerfile_that_cannot_be_converted_is_refused_with_its_line(project:
     done = build(project)
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: containers/tiny/Dockerfile.cpu:7: RUN")
-
-
-def _wait_until(condition, limit_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_project import HARNESS, REPOSITORY, harness, make_tiny_project
+from tiny_project import HARNESS, REPOSITORY, harness, image_of, main_file, make_tiny_project
 
-from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.catalog import Catalog
+from harness.catalog.manifest import Manifest
 from harness.definition.model import CopiedFile, Definition, Layer
 from harness.definition.reproducible import EPOCH, reproducible
 from harness.definition.writer import write_definition
@@ -62,7 +63,7 @@ def test_two_builds_from_empty_caches_give_the_same_file(
     assert second.sha256 == first.sha256  # the same key: an ed25519 signature depends on nothing else
 
     # Nothing in the image knows where it was built.
-    image = Catalog(tmp_path / "b" / "catalog").image_file("tutorial2.cpu", second.sha256)
+    image = main_file(tmp_path / "b" / "catalog", "tutorial2.cpu")
     for descriptor in sif.read_sif(image).objects():
         if descriptor.kind != sif.PARTITION:
             text = sif.read_object(image, descriptor)
@@ -74,7 +75,7 @@ def test_two_builds_from_empty_caches_give_the_same_file(
 @pytest.mark.apptainer
 def test_byte_code_stays_valid_though_file_times_are_clamped(built_project: Path) -> None:
     """Byte code that a build wrote names its source by hash; stale byte code would be compiled at every import."""
-    image = Catalog(built_project / "catalog").current_link("tutorial2.cpu")
+    image = image_of(built_project / "catalog", "tutorial2.cpu")
     program = (
         "import glob, importlib.util, os, struct\n"
         "stale, seen = [], 0\n"
@@ -87,7 +88,7 @@ def test_byte_code_stays_valid_though_file_times_are_clamped(built_project: Path
         "assert seen > 100 and not stale, (seen, stale[:3])\n"
     )
     userns = ["--userns"] if os.geteuid() == 0 else []
-    command = ["apptainer", "exec", *userns, "--cleanenv", str(image), "python3", "-c", program]
+    command = ["apptainer", "exec", *userns, "--cleanenv", *image, "python3", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -154,9 +155,9 @@ def test_a_build_neither_sees_nor_can_empty_the_temporary_folders_of_the_machine
         for marker in markers:
             marker.rmdir()
     assert not Path("/tmp/mark").exists()
-    image = Catalog(project / "catalog").current_link("tutorial2.cpu")
+    image = image_of(project / "catalog", "tutorial2.cpu")
     userns = ["--userns"] if os.geteuid() == 0 else []
-    command = ["apptainer", "exec", *userns, "--cleanenv", str(image), "cat", "/opt/stack/seen"]
+    command = ["apptainer", "exec", *userns, "--cleanenv", *image, "cat", "/opt/stack/seen"]
     seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert seen.split() == ["/tmp:", "/var/tmp:"]
 

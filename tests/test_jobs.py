@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from cluster_fixtures import needs_slurm
-from tiny_project import harness
+from tiny_project import harness, main_file
 
 from harness.catalog.catalog import Catalog
 from harness.cluster import PrivateCluster
@@ -185,8 +185,9 @@ def test_outside_the_checkout_the_script_says_where_to_submit(at: Path, tmp_path
 
 
 def test_a_damaged_image_does_not_start(at: Path, tmp_path: Path) -> None:
-    image = Catalog(at / "catalog").current_link("tutorial2.cpu").resolve()
-    copy = tmp_path / image.name
+    image = main_file(at / "catalog", "tutorial2.cpu")
+    copy = tmp_path / image.parent.name / image.name
+    copy.parent.mkdir()
     data = bytearray(image.read_bytes())
     data[len(data) // 2] ^= 1
     copy.write_bytes(data)

@@ -8,9 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_project import harness
+from tiny_project import exported, harness, image_of, main_file
 
-from harness.catalog.catalog import Catalog
 from harness.image.base import base_source
 
 pytestmark = pytest.mark.apptainer
@@ -38,7 +37,7 @@ LIST = (
 )
 
 
-def tree(image: Path) -> dict[str, str]:
+def tree(image: list[str]) -> dict[str, str]:
     """What a running container sees: path -> type, mode, owner, link target, digest."""
     userns = ["--userns"] if os.geteuid() == 0 else []
     command = [
@@ -49,7 +48,7 @@ def tree(image: Path) -> dict[str, str]:
         "--no-home",
         "--no-mount",
         "tmp",
-        str(image),
+        *image,
         "sh",
         "-c",
         LIST,
@@ -62,9 +61,9 @@ def tree(image: Path) -> dict[str, str]:
     return found
 
 
-def environment(image: Path) -> str:
+def environment(image: list[str]) -> str:
     userns = ["--userns"] if os.geteuid() == 0 else []
-    command = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", str(image), "env"]
+    command = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", *image, "env"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return "\n".join(sorted(line for line in lines if not line.startswith(("APPTAINER_", "SINGULARITY_", "PROMPT"))))
 
@@ -94,7 +93,9 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
         assert done.returncode == 0, done.stderr
     (note,) = json.loads(harness(project, "explain", "2", "--json").stdout)
     assert len(note["stages"]) == 4
-    ours = Catalog(project / "catalog").current_link("tutorial2.cpu")
+    shared = image_of(project / "catalog", "tutorial2.cpu")
+    assert shared[0] == "--overlay"
+    ours = exported(project, tmp_path / "ours.sif")
     partitions = subprocess.run(["apptainer", "sif", "list", str(ours)], capture_output=True, text=True, check=True)
     assert "Squashfs/Overlay" in partitions.stdout
 
@@ -111,16 +112,17 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
             umask=0o077,
         )
     assert done.returncode == 0, done.stderr
-    mine, theirs = tree(ours), tree(plain)
-    assert len(mine) > 3000
-    assert {"opt/own/who", "opt/stack/kept", "opt/stack/seen"} <= mine.keys()
-    assert "opt/stack/sorted" not in mine
-    assert {
-        path: (mine.get(path), theirs.get(path))
-        for path in mine.keys() | theirs.keys()
-        if mine.get(path) != theirs.get(path)
-    } == {}
-    assert environment(ours) == environment(plain)
+    theirs = tree([str(plain)])
+    for mine in (tree([str(ours)]), tree(shared)):
+        assert len(mine) > 3000
+        assert {"opt/own/who", "opt/stack/kept", "opt/stack/seen"} <= mine.keys()
+        assert "opt/stack/sorted" not in mine
+        assert {
+            path: (mine.get(path), theirs.get(path))
+            for path in mine.keys() | theirs.keys()
+            if mine.get(path) != theirs.get(path)
+        } == {}
+    assert environment([str(ours)]) == environment(shared) == environment([str(plain)])
     for section in ("--runscript", "--test", "--helpfile"):
         shown = [
             subprocess.run(
@@ -135,7 +137,10 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
 def test_without_the_overlay_the_image_is_one_squashfs(project: Path) -> None:
     done = harness(project, "build", "2", "--no-overlay")
     assert done.returncode == 0, done.stderr
-    image = Catalog(project / "catalog").current_link("tutorial2.cpu")
+    image = main_file(project / "catalog", "tutorial2.cpu")
+    assert image_of(project / "catalog", "tutorial2.cpu") == [
+        f"{project}/catalog/images/tutorial2.cpu/current/image.sif"
+    ]
     listed = subprocess.run(["apptainer", "sif", "list", str(image)], capture_output=True, text=True, check=True).stdout
     assert "Overlay" not in listed
     assert (

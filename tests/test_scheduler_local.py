@@ -16,8 +16,8 @@ import pytest
 
 import harness
 from harness.errors import SchedulerError, SchedulerUnavailableError, UserError
+from harness.processes import name_process
 from harness.scheduler import JobRequest, JobState, JobStatus, LocalScheduler, Outcome, Waiter
-from harness.scheduler.processes import name_process
 from harness.scheduler.wait import poll_delays
 
 WaitFor = Callable[..., dict[str, JobStatus]]

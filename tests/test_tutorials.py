@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from cluster_fixtures import needs_slurm
-from tiny_project import REPOSITORY, harness
+from tiny_project import REPOSITORY, harness, image_of
 
 from harness.catalog.catalog import Catalog
 from harness.cluster import ClusterSpec, PrivateCluster
@@ -44,7 +44,7 @@ def inside(catalog: Catalog, image: str, *command: str, bind: str | None = None)
     """Run a command in an image as the job scripts do."""
     userns = ["--userns"] if os.geteuid() == 0 else []
     flags = ["--bind", bind] if bind else []
-    argv = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", *flags, str(catalog.current_link(image)), *command]
+    argv = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", *flags, *image_of(catalog.root, image), *command]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 

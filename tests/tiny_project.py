@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from harness.catalog.catalog import Catalog
+
 REPOSITORY = Path(__file__).parent.parent
 HARNESS = Path(sys.executable).parent / "harness"
 
@@ -153,3 +155,25 @@ def harness(root: Path, *arguments: str, env: dict[str, str] | None = None) -> s
         text=True,
         check=False,
     )
+
+
+def image_of(catalog: Path, name: str) -> list[str]:
+    """What `apptainer run` and `exec` are given to run a catalog's current image."""
+    files = Catalog(catalog).current_files(name)
+    assert files is not None, f"{name} is not published"
+    return files.engine_arguments
+
+
+def main_file(catalog: Path, name: str) -> Path:
+    """The layer of a catalog's current image, or its one file: where its lock is."""
+    published = Catalog(catalog)
+    manifest = published.current(name)
+    assert manifest is not None, f"{name} is not published"
+    return published.files(manifest).main
+
+
+def exported(root: Path, target: Path) -> Path:
+    """The current image of the project's tutorial as one file."""
+    done = harness(root, "export", "2", "-o", str(target))
+    assert done.returncode == 0, done.stderr
+    return target

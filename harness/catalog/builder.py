@@ -1,22 +1,31 @@
-"""From a tutorial to a published image: build aside, test, publish; or nothing to do."""
+"""From a tutorial to a published image: build aside, test, sign, take apart, publish; or nothing to do."""
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import errno
 import os
+import secrets
+import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.catalog.catalog import BaseOrigin, Catalog, Manifest
+from harness.catalog.catalog import PUBLISHING, Catalog
+from harness.catalog.manifest import BaseOrigin, Manifest, StackManifest
 from harness.definition.reproducible import EPOCH
-from harness.errors import UserError
-from harness.files import sha256_of
-from harness.image.build import ImageBuilder, exclusive
+from harness.errors import CommandError, HarnessError, UserError
+from harness.files import sha256_of, utc_now
+from harness.image.base import BaseRecord
+from harness.image.build import ImageBuilder
+from harness.image.driver import remove_tree
 from harness.image.keys import PublicKey, SigningKey, signing_key, trust, trusted_keys
-from harness.image.sif import content_digest, normalise
+from harness.image.parts import can_split, stack_fingerprint, write_layer, write_stack
+from harness.image.sif import content_digest, normalise, signer_ids
 from harness.image.sign import sign, verify
+from harness.lease import Lease
+from harness.owner import is_abandoned, sign_folder
 from harness.project import Variant, image_name
 from harness.tutorial import Tutorial
 
@@ -31,23 +40,26 @@ class CatalogBuilder:
 
     Attributes:
         before_publication: called with an image that is built and not signed yet, or up to date; may refuse it.
+        verified: stacks that were read and found whole; each is read once however many images stand on it.
     """
 
     images: ImageBuilder
     catalog: Catalog
     before_publication: Callable[[Path], None] = _accept
+    verified: set[Path] = field(default_factory=set)
 
     def build(self, tutorial: Tutorial, variant: Variant, *, force: bool = False) -> Manifest:
         """Build and publish one image; one that is up to date already is only verified.
 
         Raises:
             SpecError: the definition cannot be made. HarnessError: the build, a test in it, or the base failed.
+            LeaseLostError: somebody took this process for dead, and builds the image now.
             UserError: no usable signing key, or one that the catalog does not trust.
         """
-        builder, project = self.images, self.images.project
+        builder = self.images
         name = image_name(tutorial.stem, variant)
         key = builder.definitions.key(tutorial, variant)
-        with exclusive(builder.cache, name, builder.progress):
+        with self._explaining_a_full_disk(name), self.catalog.holding(name, builder.progress) as held:
             current = self.catalog.current(name)
             fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
             is_current = (
@@ -57,40 +69,102 @@ class CatalogBuilder:
                 and current.signed_by in fingerprints
             )
             if current is not None and is_current and not force:
-                self.catalog.verify(current)
-                self.before_publication(self.catalog.image_file(name, current.sha256))
+                self.catalog.verify(current, self.verified)
+                self.before_publication(self.catalog.files(current).main)
                 builder.progress(f"{name}: up to date")
                 return current
             signer, trusted = self._keys()  # before the long work
             self._sweep(name)
-            temporary = self.catalog.new_temporary(name)
-            try:
-                base = builder.build(tutorial, variant, temporary)
-                self.before_publication(temporary)
-                sign(builder.engine, temporary, signer)
-                normalise(temporary, EPOCH)  # the signature's own time
-                signed_by = verify(builder.engine, temporary, trusted)
-                manifest = Manifest(
-                    name=name,
-                    tutorial=tutorial.id,
-                    stack=tutorial.stack,
-                    variant=variant,
-                    sha256=sha256_of(temporary),
-                    content_sha256=content_digest(temporary),
-                    signed_by=signed_by.fingerprint,
-                    bytes=temporary.stat().st_size,
-                    definition_sha256=key,
-                    base=BaseOrigin.model_validate(base.lock_entry()),
-                    compression=builder.compression.label,
-                    builder=f"{builder.engine.name} {builder.engine.version}",
-                    built_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-                    git_revision=git_revision(project.root),
-                )
-                self.catalog.publish(temporary, manifest)
-            finally:
-                temporary.unlink(missing_ok=True)
-        builder.progress(f"{name}: published {manifest.sha256[:12]}, {manifest.bytes / 1e6:.0f} MB")
+            with self._aside(name) as work:
+                whole = work / f"{name}.sif"
+                base = replace(builder, progress=_stopping(held, builder)).build(tutorial, variant, whole)
+                held.check()
+                self.before_publication(whole)
+                self._seal(whole, signer, trusted)
+                manifest = self._publish(tutorial, variant, key, base, whole, signer, trusted, held)
+        shared = f", {manifest.own_bytes / 1e6:.1f} MB its own" if manifest.stack_image else ""
+        builder.progress(f"{name}: published {manifest.sha256[:12]}, {manifest.bytes / 1e6:.0f} MB{shared}")
         return manifest
+
+    def _publish(
+        self,
+        tutorial: Tutorial,
+        variant: Variant,
+        key: str,
+        base: BaseRecord,
+        whole: Path,
+        signer: SigningKey,
+        trusted: list[PublicKey],
+        held: Lease,
+    ) -> Manifest:
+        engine, project = self.images.engine, self.images.project
+        name = image_name(tutorial.stem, variant)
+        # Nobody removes a stack between our finding it and our image's naming it.
+        with self.catalog.holding(PUBLISHING, self.images.progress) as publishing:
+            main, stack, whole_sha256 = whole, None, None
+            if can_split(whole):
+                stack = self._stack(f"{tutorial.stack}.{variant}", whole, signer, trusted)
+                main = whole.with_suffix(".layer.sif")
+                below = self.catalog.stack_file(stack.name, stack.sha256)
+                whole_sha256 = write_layer(whole, below, stack.name, main).whole_sha256
+                self._seal(main, signer, trusted)
+            sha256 = sha256_of(main)
+            manifest = Manifest(
+                name=name,
+                tutorial=tutorial.id,
+                stack=tutorial.stack,
+                variant=variant,
+                sha256=sha256,
+                stack_image=stack,
+                whole_sha256=whole_sha256 or sha256,
+                content_sha256=content_digest(whole),
+                signed_by=signer.fingerprint,
+                bytes=whole.stat().st_size,
+                own_bytes=main.stat().st_size,
+                definition_sha256=key,
+                base=BaseOrigin.model_validate(base.lock_entry()),
+                compression=self.images.compression.label,
+                builder=f"{engine.name} {engine.version}",
+                built_at=utc_now(),
+                git_revision=git_revision(project.root),
+            )
+
+            def check() -> None:
+                publishing.check()
+                held.check()
+
+            self.catalog.publish(main, manifest, check)
+        return manifest
+
+    def _stack(self, name: str, whole: Path, signer: SigningKey, trusted: list[PublicKey]) -> StackManifest:
+        """The stack of ``whole``, published once, whoever signed it."""
+        self.catalog.sweep(self.catalog.stack_leftovers(), self.images.progress)
+        fingerprint = stack_fingerprint(whole)
+        known = {public.fingerprint for public in trusted}
+        for manifest in self.catalog.stack_manifests(name):
+            path = self.catalog.stack_file(name, manifest.sha256)
+            if manifest.fingerprint == fingerprint and path.is_file() and known.intersection(signer_ids(path)):
+                if path in self.verified or sha256_of(path) == manifest.sha256:
+                    self.verified.add(path)
+                    return manifest
+                self.images.progress(f"{name}: removing a damaged stack, {path.name}")
+        with self.catalog.temporary(self.catalog.stacks / name) as temporary:
+            write_stack(whole, temporary)
+            self._seal(temporary, signer, trusted)
+            manifest = StackManifest(
+                name=name,
+                sha256=sha256_of(temporary),
+                fingerprint=fingerprint,
+                signed_by=signer.fingerprint,
+                bytes=temporary.stat().st_size,
+            )
+            self.verified.add(self.catalog.publish_stack(temporary, manifest))
+        return manifest
+
+    def _seal(self, image: Path, signer: SigningKey, trusted: list[PublicKey]) -> None:
+        sign(self.images.engine, image, signer)
+        normalise(image, EPOCH)  # the signature's own time
+        verify(self.images.engine, image, trusted)
 
     def _keys(self) -> tuple[SigningKey, list[PublicKey]]:
         """This person's key, and those the catalog trusts: the first to build into a catalog founds its trust."""
@@ -107,10 +181,53 @@ class CatalogBuilder:
         return signer, trusted
 
     def _sweep(self, name: str) -> None:
-        """Remove what killed builders left behind; we hold the name's lock, so nobody is writing there."""
-        for path in self.catalog.leftovers(name):
-            self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
-            path.unlink(missing_ok=True)
+        """Remove what killed builders left: in the catalog, whose lease we hold, and of the dead ones in the cache."""
+        self.catalog.sweep(self.catalog.leftovers(name), self.images.progress)
+        cache = self.images.cache
+        for path in [*cache.glob("tmp/*"), *cache.glob("stages/.building-*")]:
+            if is_abandoned(path):
+                self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
+                if path.is_dir():
+                    remove_tree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _aside(self, name: str) -> Iterator[Path]:
+        """A folder in the cache, on a local disk; the catalog gets finished files only."""
+        folder = self.images.cache / "tmp" / f"publish-{name}-{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
+        try:
+            sign_folder(folder)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _explaining_a_full_disk(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, CommandError) as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            says_full = isinstance(error, CommandError) and "no space left on device" in error.output.lower()
+            if not (is_full or says_full):
+                raise
+            raise HarnessError(
+                f"no space left while publishing {name}; what is published stays as it was",
+                where=f"{self.catalog.root} or {self.images.cache}",
+                fix="harness catalog gc, or set HARNESS_CACHE and CATALOG to larger disks",
+            ) from error
+
+
+def _stopping(held: Lease, builder: ImageBuilder) -> Callable[[str], None]:
+    """The builder's progress, which ends the build at its next line of output when the lease was lost."""
+
+    def progress(line: str) -> None:
+        if held.lost:
+            held.check()
+        builder.progress(line)
+
+    return progress
 
 
 def git_revision(root: Path) -> str | None:

@@ -2,73 +2,64 @@
 
 Layout, below the catalog's root::
 
-    images/<name>/<sha256>.sif    the image, named by its content
-    images/<name>/<sha256>.json   its manifest
-    images/<name>/current.sif     link to the image jobs use
-    images/<name>/.building-*     being written; not an image yet
-    keys/*.pem                    public keys: images signed by one of them are this catalog's
+    stacks/<stack>/<sha256>.sif, .json      a stack, named by its content, once for all tutorials on it; its manifest
+    images/<name>/<sha256>/layer.sif        a tutorial's own layer; the folder is named by its content
+    images/<name>/<sha256>/stack.sif        link to the stack it needs
+    images/<name>/<sha256>/image.sif        instead of these two, an image that is one file
+    images/<name>/<sha256>/manifest.json
+    images/<name>/current                   link to the folder of the image that jobs use
+    **/.building-*                          being written; nothing yet
+    keys/*.pem                              public keys: images signed by one of them are this catalog's
+    .leases/<name>                          who is building what
+
+Files are written aside, made durable and renamed, the manifest with the image; ``current`` is flipped last, by a
+rename. So a reader, and whoever comes after a crash, sees the old image or the new one. A job resolves ``current``
+once.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import secrets
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from harness.catalog.manifest import Manifest, StackManifest
 from harness.errors import HarnessError, UserError
 from harness.files import fsync_folder, sha256_of, write_whole
+from harness.lease import Lease, Progress, lease
+
+LAYER, STACK, WHOLE, MANIFEST = "layer.sif", "stack.sif", "image.sif", "manifest.json"
+CURRENT = "current"
+PUBLISHING = "publishing"
+_BUILDING = ".building-"
+_AGAIN = "build the image again"
+
+AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
 
 
-class BaseOrigin(BaseModel):
-    """Where the base image came from.
-
-    Attributes:
-        reference: as the Dockerfile names it.
-        digest: of the image that was used.
-        origin: ``registry``, or ``bootstrapped`` from the package mirror of the machine's own apt.
-        suite: the Debian release of a bootstrapped base.
-        details: what is in a bootstrapped base: architecture, packages with versions, dates of the package lists.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    reference: str
-    digest: str
-    origin: str
-    suite: str | None = None
-    details: dict[str, Any] = Field(default_factory=dict)
-
-
-class Manifest(BaseModel):
-    """What is known of a published image.
+@dataclass(frozen=True)
+class ImageFiles:
+    """The files that make up one image.
 
     Attributes:
-        sha256: of the file.
-        content_sha256: of the file without its signature: the same whoever signed it.
-        signed_by: fingerprint of the key; None for an image from before images were signed.
-        bytes: size of the file.
-        built_at: UTC, ISO 8601.
+        main: the layer, or the whole image.
+        stack: the stack below a layer, or None.
     """
 
-    model_config = ConfigDict(frozen=True)
-    name: str
-    tutorial: str
-    stack: str
-    variant: str
-    sha256: str
-    content_sha256: str | None = None
-    signed_by: str | None = None
-    bytes: int
-    definition_sha256: str
-    base: BaseOrigin
-    compression: str
-    builder: str
-    built_at: str
-    git_revision: str | None
+    main: Path
+    stack: Path | None = None
+
+    @property
+    def engine_arguments(self) -> list[str]:
+        """What `apptainer run`, `exec` and `shell` want in place of one image's file."""
+        return [str(self.main)] if self.stack is None else ["--overlay", f"{self.main}:ro", str(self.stack)]
 
 
 @dataclass(frozen=True)
@@ -82,48 +73,52 @@ class Catalog:
         """The folder of the public keys that this catalog trusts."""
         return self.root / "keys"
 
-    def folder(self, name: str) -> Path:
-        return self.root / "images" / name
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
 
-    def image_file(self, name: str, sha256: str) -> Path:
-        return self.folder(name) / f"{sha256}.sif"
+    @property
+    def stacks(self) -> Path:
+        return self.root / "stacks"
+
+    def folder(self, name: str) -> Path:
+        return self.images / name
+
+    def version(self, name: str, sha256: str) -> Path:
+        """The folder of one image."""
+        return self.folder(name) / sha256
 
     def manifest_file(self, name: str, sha256: str) -> Path:
-        return self.folder(name) / f"{sha256}.json"
+        return self.version(name, sha256) / MANIFEST
 
     def current_link(self, name: str) -> Path:
-        return self.folder(name) / "current.sif"
+        return self.folder(name) / CURRENT
 
-    def new_temporary(self, name: str) -> Path:
-        """A path to write an image to, on the file system it will be published on."""
-        self.folder(name).mkdir(parents=True, exist_ok=True)
-        return self.folder(name) / f".building-{os.getpid()}-{secrets.token_hex(4)}.sif"
+    def stack_file(self, stack: str, sha256: str) -> Path:
+        return self.stacks / stack / f"{sha256}.sif"
 
-    def leftovers(self, name: str) -> list[Path]:
-        """Temporary files of that name's builders, running or killed."""
-        return sorted(self.folder(name).glob(".building-*"))
+    def files(self, manifest: Manifest) -> ImageFiles:
+        """Where a published image's files are."""
+        return _files_in(self.version(manifest.name, manifest.sha256), shared=manifest.stack_image is not None)
 
-    def publish(self, temporary: Path, manifest: Manifest) -> Path:
-        """Make a finished, tested image current. Every step is a rename: a reader sees the old image or the new one.
+    def current_files(self, name: str) -> ImageFiles | None:
+        """The current image's files by the names that stay when it is replaced: what a person types."""
+        manifest = self.current(name)
+        return _files_in(self.current_link(name), shared=manifest.stack_image is not None) if manifest else None
+
+    def holding(self, name: str, progress: Progress) -> contextlib.AbstractContextManager[Lease]:
+        """The right to build, publish and remove images of that name, among all who use the catalog.
 
         Raises:
-            HarnessError: the file is not the one the manifest describes.
+            LeaseLostError, UserError: see :func:`harness.lease.lease`.
         """
-        actual = sha256_of(temporary)
-        if actual != manifest.sha256:
-            raise HarnessError(f"content is {actual}, the manifest says {manifest.sha256}", where=str(temporary))
-        image = self.image_file(manifest.name, manifest.sha256)
-        write_whole(self.manifest_file(manifest.name, manifest.sha256), manifest.model_dump_json(indent=1) + "\n")
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o444 | (temporary.stat().st_mode & 0o111))
-        temporary.replace(image)
-        link = self.current_link(manifest.name)
-        aside = link.with_name(f".building-{secrets.token_hex(4)}")
-        aside.symlink_to(image.name)
-        aside.replace(link)
-        fsync_folder(link.parent)
-        return image
+        return lease(self.root / ".leases", name, progress)
+
+    # --- finding ------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Names of all images."""
+        return sorted(path.name for path in self.images.iterdir() if path.is_dir()) if self.images.is_dir() else []
 
     def current(self, name: str) -> Manifest | None:
         """Manifest of the image jobs use, or None where none is published.
@@ -131,12 +126,11 @@ class Catalog:
         Raises:
             HarnessError: there is an image but its manifest is missing or broken.
         """
-        link = self.current_link(name)
         try:
-            target = link.readlink()
+            target = self.current_link(name).readlink()
         except FileNotFoundError:
             return None
-        return self.manifest(name, target.stem)
+        return self.manifest(name, target.name)
 
     def manifest(self, name: str, sha256: str) -> Manifest:
         """Manifest of one image.
@@ -144,25 +138,189 @@ class Catalog:
         Raises:
             HarnessError: missing or broken.
         """
-        path = self.manifest_file(name, sha256)
-        try:
-            return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise HarnessError("an image without its manifest", where=str(path), fix="build the image again") from None
-        except (ValueError, ValidationError) as error:
-            raise HarnessError(f"broken manifest: {error}", where=str(path), fix="build the image again") from error
+        return _read_manifest(self.manifest_file(name, sha256), Manifest)
 
-    def verify(self, manifest: Manifest) -> None:
-        """Read the whole image and compare it with its name.
+    def find(self, name: str, sha256: str) -> Manifest | None:
+        """Manifest of the image with that digest, or of which the self-contained file has it; None where none has.
 
         Raises:
-            UserError: the file is not there. HarnessError: its content is not what was published.
+            HarnessError: a broken manifest.
         """
-        image = self.image_file(manifest.name, manifest.sha256)
-        if not image.is_file():
-            raise UserError("the image is not there", where=str(image), fix="build it again")
-        actual = sha256_of(image)
-        if actual != manifest.sha256:
-            raise HarnessError(
-                f"damaged: content is sha256 {actual}", where=str(image), fix="remove it and build again"
-            )
+        if sha256 and self.manifest_file(name, sha256).is_file():
+            return self.manifest(name, sha256)
+        return next((m for m in self.versions(name) if m.whole_sha256 == sha256), None)
+
+    def versions(self, name: str) -> list[Manifest]:
+        """Manifests of all images of that name, newest first.
+
+        Raises:
+            HarnessError: a broken manifest.
+        """
+        folder = self.folder(name)
+        if not folder.is_dir():
+            return []
+        found = [p.name for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != "."]
+        return sorted((self.manifest(name, sha256) for sha256 in found), key=lambda m: m.built_at, reverse=True)
+
+    def stack_manifests(self, stack: str) -> list[StackManifest]:
+        """Manifests of the published states of a stack.
+
+        Raises:
+            HarnessError: a broken manifest.
+        """
+        return [_read_manifest(path, StackManifest) for path in sorted((self.stacks / stack).glob("*.json"))]
+
+    # --- publishing ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def temporary(self, folder: Path) -> Iterator[Path]:
+        """A path in ``folder`` to write to before it is renamed; removed in the end where it was not."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{_BUILDING}{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            yield path
+        finally:
+            _remove(path)
+
+    def leftovers(self, name: str) -> list[Path]:
+        """What builders of that name are writing, or left when they were killed."""
+        return sorted(self.folder(name).glob(f"{_BUILDING}*"))
+
+    def stack_leftovers(self) -> list[Path]:
+        """The same for stacks; they are written by who holds the lease ``publishing``."""
+        return sorted(self.stacks.glob(f"*/{_BUILDING}*"))
+
+    def sweep(self, paths: list[Path], progress: Progress) -> None:
+        """Remove what killed builders left; the caller holds the lease under which such files are written."""
+        for path in paths:
+            progress(f"{path.parent.name}: removing a leftover of a killed build, {path.name}")
+            _remove(path)
+
+    def publish_stack(self, temporary: Path, manifest: StackManifest) -> Path:
+        """Give a finished stack its name.
+
+        Raises:
+            OSError: no space.
+        """
+        path = self.stack_file(manifest.name, manifest.sha256)
+        write_whole(path.with_suffix(".json"), manifest.model_dump_json(indent=1) + "\n")
+        _make_durable(temporary)
+        temporary.replace(path)
+        fsync_folder(path.parent)
+        return path
+
+    def publish(self, file: Path, manifest: Manifest, check: Callable[[], None] = lambda: None) -> Path:
+        """Make a finished, tested image current: its layer, or the whole file, which may lie on another file system.
+
+        Args:
+            check: called right before others see the image; raises to prevent that.
+
+        Returns:
+            Its folder.
+
+        Raises:
+            HarnessError: the file is not the one the manifest describes. OSError: no space.
+        """
+        folder = self.version(manifest.name, manifest.sha256)
+        main = LAYER if manifest.stack_image else WHOLE
+        with self.temporary(folder.parent) as aside:
+            aside.mkdir()
+            shutil.copyfile(file, aside / main)
+            actual = sha256_of(aside / main)
+            if actual != manifest.sha256:
+                raise HarnessError(f"content is {actual}, the manifest says {manifest.sha256}", where=str(file))
+            if manifest.stack_image:
+                target = self.stack_file(manifest.stack_image.name, manifest.stack_image.sha256)
+                (aside / STACK).symlink_to(os.path.relpath(target, folder))
+            _make_durable(aside / main)
+            write_whole(aside / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+            check()
+            if folder.is_dir():  # published before, perhaps damaged since; each file is replaced whole
+                for path in aside.iterdir():
+                    path.replace(folder / path.name)
+            else:
+                aside.replace(folder)
+            fsync_folder(folder)
+            fsync_folder(folder.parent)
+        self.flip(manifest.name, manifest.sha256)
+        return folder
+
+    def flip(self, name: str, sha256: str) -> None:
+        """Make a published image current."""
+        link = self.current_link(name)
+        with self.temporary(link.parent) as aside:
+            aside.symlink_to(sha256)
+            aside.replace(link)
+        fsync_folder(link.parent)
+
+    def remove(self, name: str, sha256: str) -> None:
+        """Remove an image. It vanishes whole: who opened its files before keeps them, nobody opens half of it."""
+        with self.temporary(self.folder(name)) as aside:
+            self.version(name, sha256).replace(aside)
+
+    def remove_stack(self, stack: str, sha256: str) -> None:
+        """Remove a stack that no image needs."""
+        path = self.stack_file(stack, sha256)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+
+    def verify(self, manifest: Manifest, seen: set[Path] | None = None) -> None:
+        """Read all of an image and compare it with its name.
+
+        Args:
+            seen: stacks that need not be read again; this one's is added.
+
+        Raises:
+            UserError: a file is not there. HarnessError: its content is not what was published.
+        """
+        files = self.files(manifest)
+        expect_digest(files.main, manifest.sha256)
+        if manifest.stack_image and files.stack:
+            stack = self.stack_file(manifest.stack_image.name, manifest.stack_image.sha256)
+            if seen is None or stack not in seen:
+                expect_digest(stack, manifest.stack_image.sha256)
+            if seen is not None:
+                seen.add(stack)
+            if not files.stack.exists() or not files.stack.samefile(stack):
+                raise HarnessError(f"it does not lead to {stack}", where=str(files.stack), fix=_AGAIN)
+
+
+def expect_digest(path: Path, sha256: str) -> None:
+    """Read a file and compare it with its digest.
+
+    Raises:
+        UserError: it is not there. HarnessError: it is another.
+    """
+    if not path.is_file():
+        raise UserError("the image is not there", where=str(path), fix="build it again")
+    actual = sha256_of(path)
+    if actual != sha256:
+        raise HarnessError(f"damaged: content is sha256 {actual}", where=str(path), fix="remove it and build again")
+
+
+def _files_in(folder: Path, *, shared: bool) -> ImageFiles:
+    return ImageFiles(folder / LAYER, folder / STACK) if shared else ImageFiles(folder / WHOLE)
+
+
+def _read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise HarnessError("an image without its manifest", where=str(path), fix=_AGAIN) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise HarnessError(f"broken manifest: {where} {problem['msg']}", where=str(path), fix=_AGAIN) from error
+
+
+def _make_durable(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+    path.chmod(0o444)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.catalog import Catalog
+from harness.catalog.manifest import Manifest
 from harness.definition.tutorial_image import Definitions
 from harness.image.compression import Compression
 from harness.image.keys import trusted_keys
@@ -58,6 +59,9 @@ class FreshnessCheck:
         return Freshness(current, tuple(reasons))
 
     def _check_content(self, manifest: Manifest) -> None:
-        file = self.catalog.image_file(manifest.name, manifest.sha256)
-        if not file.is_file() or self.digest(file) != manifest.sha256:
-            self.catalog.verify(manifest)  # reads it once more, and says what is wrong
+        files = self.catalog.files(manifest)
+        wanted = {files.main: manifest.sha256}
+        if files.stack is not None and manifest.stack_image is not None:
+            wanted[files.stack.resolve()] = manifest.stack_image.sha256
+        if any(not file.is_file() or self.digest(file) != sha256 for file, sha256 in wanted.items()):
+            self.catalog.verify(manifest)  # reads them once more, and says what is wrong

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.catalog import Catalog
 from harness.catalog.fresh import FreshnessCheck
+from harness.catalog.manifest import Manifest
 from harness.cli.console import progress
 from harness.cli.options import SiteOption, TutorialsArgument, VariantOption
 from harness.definition.tutorial_image import Definitions

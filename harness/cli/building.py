@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 
 from harness.catalog.builder import CatalogBuilder
-from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.catalog import Catalog
+from harness.catalog.manifest import Manifest
 from harness.cli.set_view import set_view, summary
 from harness.errors import MissingToolError
 from harness.factory.batch import BatchRunner

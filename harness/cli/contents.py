@@ -1,4 +1,4 @@
-"""inspect, rebuild: what an image says of itself, and whether building it again gives the same."""
+"""inspect, rebuild, export: what an image says of itself, whether it can be made again, and one file to take away."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.catalog.catalog import Catalog
+from harness.catalog.catalog import LAYER, MANIFEST, WHOLE, Catalog
+from harness.catalog.export import export_image
 from harness.cli.console import progress
-from harness.cli.options import SiteOption, VariantOption
+from harness.cli.options import SiteOption, TutorialArgument, VariantOption
 from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import HarnessError, UserError
 from harness.image.build import ImageBuilder
@@ -22,6 +23,7 @@ from harness.image.contents import ImageLock, read_lock, read_sbom
 from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
 from harness.image.made_from import changed_files, find_revision, write_project
+from harness.image.parts import join, read_reference, whole_content_digest
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
 from harness.lock.diff import Contents, compare
@@ -41,6 +43,7 @@ def register(app: typer.Typer) -> None:
     """Add this family's commands."""
     app.command("inspect")(inspect)
     app.command("rebuild")(rebuild)
+    app.command("export")(export)
 
 
 def inspect(
@@ -73,7 +76,8 @@ def inspect(
     rows = {
         "image": f"{lock.name} ({path})",
         "signature": signature,
-        "content": f"sha256 {content_digest(path)} (whoever signs it)",
+        "content": f"sha256 {whole_content_digest(path)} (whoever signs it)",
+        **_stack_row(catalog, path),
         "definition": f"sha256 {lock.definition_sha256}",
         "tutorial": f"{lock.tutorial}, stack {lock.stack}, variant {lock.variant}",
         "base": f"{lock.base['reference']} {lock.base['digest']} ({lock.base['origin']})",
@@ -107,7 +111,8 @@ def rebuild(
     if not check:
         raise UserError("rebuild compares and publishes nothing", fix="add --verify; to publish: harness build --force")
     project = Project.find()
-    path = find_image(project, project_catalog(project, site), image, variant)
+    catalog = project_catalog(project, site)
+    path = find_image(project, catalog, image, variant)
     lock = read_lock(path)
     with progress("rebuilding") as report, tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project)) as folder:
         fresh = Path(folder)
@@ -118,8 +123,8 @@ def rebuild(
         facts, packing = load_site(project, site), parse_compression(lock.compression)
         builder = ImageBuilder(source, facts, find_engine(), fresh, report, compression=packing)
         builder.build(load_tutorial(source, lock.tutorial), parse_variant(lock.variant), again)
-        equal = content_digest(again) == content_digest(path)
-        lines = [] if equal else _explained(path, again, fresh)
+        equal = content_digest(again) == whole_content_digest(path)
+        lines = [] if equal else _explained(_whole(catalog, path, fresh), again, fresh)
     for line in lines[:SHOWN_DIFFERENCES]:
         typer.echo(line)
     if len(lines) > SHOWN_DIFFERENCES:
@@ -127,6 +132,28 @@ def rebuild(
     if not equal:
         raise HarnessError(f"building {lock.name} again gave another image", where=str(path))
     typer.echo(f"{lock.name}: the same, byte for byte but for the signature")
+
+
+def export(
+    tutorial: TutorialArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")] = None,
+    variant: VariantOption = "cpu",
+    site: SiteOption = DEFAULT_SITE,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the current image of a tutorial as one self-contained signed file: the one that was built and tested.
+
+    Example: harness export 2 -o tutorial2.sif && apptainer run tutorial2.sif train
+    """
+    project = Project.find()
+    catalog = project_catalog(project, site)
+    name = image_name(load_tutorial(project, tutorial).stem, parse_variant(variant))
+    manifest = catalog.current(name)
+    if manifest is None:
+        raise UserError(f"there is no image '{name}'", fix=f"make build-sif TUT={tutorial} VARIANT={variant}")
+    target = output or Path(f"{name}.sif")
+    signer = export_image(catalog, manifest, target, find_engine(), force=force)
+    typer.echo(f"{target}: {name}, {manifest.bytes / 1e6:.0f} MB, sha256 {manifest.whole_sha256}, signed by {signer}")
 
 
 def _project_of(project: Project, lock: ImageLock, image: Path, folder: Path) -> Project:
@@ -176,13 +203,32 @@ def find_image(project: Project, catalog: Catalog, image: str, variant: str) -> 
     """
     if Path(image).is_file():
         return Path(image).resolve()
+    if (Path(image) / MANIFEST).is_file():
+        return next(file for file in (Path(image).resolve() / name for name in (LAYER, WHOLE)) if file.exists())
     if "/" in image or image.endswith(".sif"):
         raise UserError("there is no such image", where=image)
     tutorial = load_tutorial(project, image)
     manifest = catalog.current(image_name(tutorial.stem, parse_variant(variant)))
     if manifest is None:
         raise UserError(f"tutorial {tutorial.id} has no image", fix=f"make build-sif TUT={image} VARIANT={variant}")
-    return catalog.image_file(manifest.name, manifest.sha256)
+    return catalog.files(manifest).main
+
+
+def _whole(catalog: Catalog, path: Path, folder: Path) -> Path:
+    """The self-contained image of a file: itself, or for a layer the one it was split from, written into ``folder``."""
+    reference = read_reference(path)
+    if reference is None:
+        return path
+    target = folder / "published.sif"
+    join(path, catalog.stack_file(reference.stack, reference.stack_sha256), target)
+    return target
+
+
+def _stack_row(catalog: Catalog, path: Path) -> dict[str, str]:
+    reference = read_reference(path)
+    if reference is None:
+        return {}
+    return {"on": f"{reference.stack} ({catalog.stack_file(reference.stack, reference.stack_sha256)})"}
 
 
 def _made(project: Project) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,18 @@ def list_tutorials(site: SiteOption = DEFAULT_SITE) -> None:
         alias = tutorial.stem if tutorial.stem != tutorial.id else ""
         table.add_row(tutorial.id, alias, f"{tutorial.title.en} / {tutorial.title.zh}", ", ".join(images))
 
-    Console(highlight=False, soft_wrap=True).print(table)
+    screen = Console(highlight=False, soft_wrap=True)
+    screen.print(table)
+    for name in catalog.names():
+        if files := catalog.current_files(name):
+            words = shlex.join(_from_here(word) for word in files.engine_arguments)
+            screen.print(f"\nby hand, here {name}: apptainer run {words} STEP", markup=False)
+            break
+
+
+def _from_here(word: str) -> str:
+    """A path as a person in this folder would type it."""
+    return word.removeprefix(f"{Path.cwd()}/")
 
 
 def convert(

@@ -31,8 +31,23 @@ def _add_commands(first_word: str) -> None:
 
         build.register(app)
         return
-    from harness.cli import build, cluster, contents, demo, doctor, explain, history, images, jobs, keys, lock, runs
+    from harness.cli import (
+        build,
+        catalog,
+        cluster,
+        contents,
+        demo,
+        doctor,
+        explain,
+        history,
+        images,
+        jobs,
+        keys,
+        lock,
+        runs,
+    )
 
+    app.add_typer(catalog.app, name="catalog")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(lock.app, name="lock")
     for family in (images, build, explain, contents, jobs, runs, history, keys, doctor, demo):

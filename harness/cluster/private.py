@@ -26,7 +26,7 @@ from typing import Any
 from harness.cluster import config
 from harness.cluster.config import BoxLayout, ClusterSpec, Partition, Ports
 from harness.errors import HarnessError, MissingToolError, UserError
-from harness.scheduler.processes import (
+from harness.processes import (
     ProcessName,
     ancestors_and_self,
     descendants,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from harness.image.made_from import made_from
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.sif import normalise
 from harness.image.stages import ChainRecord, Stage, StageStore, keyed_tools, layer_parts, plan
+from harness.lease import lease
 from harness.project import Project, Variant, image_name
 from harness.site import Site
 from harness.stack_lock import read_stack_lock
@@ -137,7 +136,7 @@ class ImageBuilder:
         stage = chain[number]
         image = self.stages.image(stage.key)
         step = f"{name}.stage{number + 1}of{len(chain)}" if len(chain) > 1 else name
-        with exclusive(self.cache, stage.key[:16], self.progress):
+        with lease(self.cache / "leases", stage.key[:16], self.progress) as held:
             if image.is_file():
                 return
             image.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +152,7 @@ class ImageBuilder:
                     base=base,
                     extra_indexes=indexes,
                 )
+                held.check()
                 temporary.replace(image)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -181,17 +181,3 @@ class ImageBuilder:
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
-
-
-@contextlib.contextmanager
-def exclusive(cache: Path, name: str, progress: Progress) -> Iterator[None]:
-    """One builder of a name at a time on this machine; the lock dies with its process."""
-    folder = cache / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"{name}: waiting for another builder")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

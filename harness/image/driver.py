@@ -25,6 +25,7 @@ from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.process import LineCallback, run_command
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
+from harness.owner import sign_folder
 from harness.site import Mirrors
 
 BASE_ARGUMENT = "BASE_IMAGE"
@@ -115,6 +116,7 @@ class BuildDriver:
             folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f"build-{name}-", dir=root))
         try:
+            sign_folder(work)
             yield work
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -24,7 +24,7 @@ import hashlib
 import json
 import struct
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +43,8 @@ _HEADER = struct.Struct("<32s10s3s3s16s8q")
 _DESCRIPTOR = struct.Struct("<i?3I7q128s384s")
 _MOST_DESCRIPTORS = 1 << 16  # a header that says more is damaged: no image has a thousandth of it
 _CHUNK_BYTES = 1 << 20
+_USUAL_DESCRIPTORS = 48  # what the engines reserve
+_SPARE_DESCRIPTORS = 8
 
 
 class SifError(HarnessError):
@@ -207,16 +209,42 @@ def content_digest(path: Path) -> str:
         return _digest(stream, sif)
 
 
+def pack_image(like: Header, objects: Sequence[Descriptor], page_bytes: int) -> Sif:
+    """Places for objects in a new image: numbered from 1, in the given order, partitions on page boundaries.
+
+    Args:
+        like: its launch script, version and architecture are taken.
+        objects: kind, group, link, size, name and extra of each; the rest is filled in.
+        page_bytes: on multiples of this partitions begin.
+    """
+    slots = max(_USUAL_DESCRIPTORS, len(objects) + _SPARE_DESCRIPTORS)
+    start = page_bytes + slots * _DESCRIPTOR.size
+    end, placed = start, []
+    for number, descriptor in enumerate(objects, 1):
+        offset = -(-end // page_bytes) * page_bytes if descriptor.kind == PARTITION else end
+        stored = offset + descriptor.size - end
+        placed.append(replace(descriptor, used=True, object_id=number, offset=offset, stored=stored))
+        end = offset + descriptor.size
+    header = replace(
+        like,
+        descriptors_total=slots,
+        descriptors_offset=page_bytes,
+        descriptors_bytes=slots * _DESCRIPTOR.size,
+        data_offset=start,
+    )
+    return _counted(Sif(header, (*placed, *(_UNUSED for _ in range(slots - len(placed))))))
+
+
 # --- normalising ------------------------------------------------------------------------------
 
 
 def normalise(path: Path, epoch: int) -> None:
     """Rewrite an image in place so that equal content gives equal bytes; data is not touched.
 
-    Times become ``epoch``, user and group numbers 0, what deleted objects left behind is cut off, and the image's id
-    is made from everything else. A signature's
-    own descriptor carries a time that nothing covers: calling this again after signing leaves the signature valid, and
-    equal content signed with one ed25519 key gives equal files.
+    Times become ``epoch``, user and group numbers 0, what deleted objects left behind is blanked or cut off, and the
+    image's id is made from everything else. A signature's own descriptor carries a time that nothing covers: calling
+    this again after signing leaves the signature valid, and equal content signed with one ed25519 key gives equal
+    files.
 
     Raises:
         SifError: no image, or half of one. OSError: it cannot be read or written.
@@ -230,6 +258,7 @@ def normalise(path: Path, epoch: int) -> None:
             for old, new in zip(sif.descriptors, fixed.descriptors, strict=True)
         ):
             raise SifError("it was signed before it was normalised", fix="normalise first, then sign")
+        _blank_gaps(stream, fixed)
         if not is_signed:
             fixed = replace(fixed, header=replace(fixed.header, image_id=_image_id(stream, fixed)))
         stream.seek(0)
@@ -245,6 +274,17 @@ def normalised(sif: Sif, epoch: int) -> Sif:
         replace(d, created=epoch, modified=epoch, user=0, owner_group=0) if d.used else _UNUSED for d in sif.descriptors
     )
     return _counted(Sif(replace(sif.header, created=epoch, modified=epoch), descriptors))
+
+
+def _blank_gaps(stream: BinaryIO, sif: Sif) -> None:
+    """Write zeros where no object lies: whoever knows the objects and their places then knows the whole file."""
+    end = sif.header.descriptors_offset + sif.header.descriptors_total * _DESCRIPTOR.size
+    for descriptor in sorted(sif.objects(), key=lambda d: d.offset):
+        gap = descriptor.offset - end
+        if gap > 0:
+            stream.seek(end)
+            stream.write(bytes(gap))
+        end = max(end, descriptor.end)
 
 
 def _counted(sif: Sif) -> Sif:

@@ -16,8 +16,8 @@ from pathlib import Path
 from harness import __version__
 from harness.errors import HarnessError, MissingToolError
 from harness.image.base import BaseImage, base_source
-from harness.image.driver import Progress
 from harness.image.contents import tool_versions
+from harness.image.driver import Progress
 from harness.image.engine import find_engine
 from harness.image.process import run_command
 from harness.image.registry import ImageNotFoundError, RegistryUnreachableError

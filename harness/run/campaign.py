@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.catalog.builder import git_revision
-from harness.catalog.catalog import Catalog, Manifest
+from harness.catalog.catalog import Catalog
+from harness.catalog.manifest import Manifest
 from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
 from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant, image_name, parse_variant
 from harness.run.evidence import ExpectedImage
-from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, scheduler_of, wait_for_runs
+from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, has_ended, scheduler_of, wait_for_runs
 from harness.run.paths import RunPaths
-from harness.run.records import latest_run, read_record
+from harness.run.records import latest_run, newest_runs, read_record
 from harness.scheduler.base import JobGroup, JobRequest, Scheduler
 from harness.scheduler.detect import detect_scheduler
 from harness.scheduler.together import group_requests
@@ -35,6 +36,7 @@ __all__ = [  # one name for all that can be done with runs, whichever module doe
     "expected_image",
     "gather",
     "gather_all",
+    "images_in_use",
     "latest_run",
     "project_catalog",
     "submit_run",
@@ -151,7 +153,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
             "RUN_ID": run.run_id,
             "PRESET": preset,
             "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
-            "IMAGE": str(project_catalog(project, site).image_file(image.name, image.sha256)),
+            "IMAGE": str(project_catalog(project, site).files(image).main),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
         },
         options=tuple(options),
@@ -242,6 +244,9 @@ def project_catalog(project: Project, site: str) -> Catalog:
 def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     """The image the run must have used: the one it was submitted with, else the published one it names.
 
+    A published image has two digests: that of its layer, which names the stack, and that of the self-contained file
+    that `harness export` makes of both. A run in either used the image.
+
     A run that somebody started by hand is held against the checkout's definition: an edited program in an image that
     was not built again is the classic false pass. None where the catalog knows no such image.
     """
@@ -255,11 +260,16 @@ def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     catalog = project_catalog(project, str(facts.get("site") or "default"))
     name = image_name(tutorial.stem, variant)
     sha256 = str(facts.get("image_sha256") or "")
-    known = (
-        catalog.manifest(name, sha256)
-        if sha256 and catalog.manifest_file(name, sha256).is_file()
-        else catalog.current(name)
-    )
+    named = catalog.find(name, sha256)
+    known = named or catalog.current(name)
     if known is None:
         return None
-    return ExpectedImage(known.sha256, definition_key(project, tutorial_definition(project, tutorial, variant)))
+    return ExpectedImage(
+        sha256 if named else known.sha256, definition_key(project, tutorial_definition(project, tutorial, variant))
+    )
+
+
+def images_in_use(project: Project) -> set[str]:
+    """Digests of the images that runs of this checkout name which have not ended."""
+    runs = [record for record in newest_runs(project) if not has_ended(record.paths)]
+    return {str(record.facts["image_sha256"]) for record in runs if "image_sha256" in record.facts}

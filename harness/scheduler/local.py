@@ -18,9 +18,9 @@ from signal import SIGKILL, SIGTERM
 from typing import Any
 
 from harness.errors import SchedulerError, UserError
+from harness.processes import ProcessName, boot_id
 from harness.scheduler import local_runner
 from harness.scheduler.base import JobGroup, JobRequest, JobState, JobStatus
-from harness.scheduler.processes import ProcessName, boot_id
 
 _START_LIMIT_S = 30.0  # a supervisor needs 0.05 s; after this long without a sign of life it never started
 

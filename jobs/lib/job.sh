@@ -8,8 +8,8 @@
 #   job_check_data FOLDERS FILE...    fail where a data set is there, but not whole
 #   job_step STEP [OPTIONS]           run one step inside the image
 #
-# A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file), CATALOG, DATA (data root), RUN_ID,
-# ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed).
+# A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file, or the folder of an image in a catalog), CATALOG,
+# DATA (data root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed).
 
 set -euo pipefail
 umask 022
@@ -60,7 +60,7 @@ job_begin() {
     trap 'job_end $?' EXIT
     trap 'exit 143' TERM
 
-    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' DEFINITION_SHA256='' SIGNED_BY='' DATA_ROOT='' DATA_BIND=() NV=()
+    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' DATA_ROOT='' DATA_BIND=() NV=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
     [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
@@ -74,7 +74,7 @@ job_record() { # job.json, replaced whole
     {
         echo '{'
         local name
-        for name in TUTORIAL VARIANT PRESET RUN_ID ATTEMPT JOB_ID NODE IMAGE IMAGE_SHA256 DEFINITION_SHA256 \
+        for name in TUTORIAL VARIANT PRESET RUN_ID ATTEMPT JOB_ID NODE IMAGE IMAGE_SHA256 STACK DEFINITION_SHA256 \
             SIGNED_BY GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT; do
             printf '  "%s": %s,\n' "${name,,}" "$(job_json "${!name:-}")"
         done
@@ -109,35 +109,62 @@ job_need_gpus() { # count
         job_fail "$wanted GPU(s) needed, $visible given" "submit with sbatch --gres=gpu:$wanted (or --gres=shard:16)"
 }
 
-job_need_image() {
-    local name=$NAME
+job_need_image() { # sets RUN_IMAGE, what the engine is given
+    local name=$NAME published stack
     [ "$VARIANT" = cuda ] || name=$NAME.$VARIANT
-    IMAGE=${IMAGE:-${CATALOG:-catalog}/images/$name/current.sif}
+    IMAGE=${IMAGE:-${CATALOG:-catalog}/images/$name/current}
     [ -e "$IMAGE" ] || job_fail "no image $IMAGE" "build it: make build-sif TUT=$TUTORIAL VARIANT=$VARIANT"
+    # A link to the current image may be flipped while we work; what it leads to now stays.
     IMAGE=$(readlink -f "$IMAGE")
-    # openssl uses the processor's own SHA instructions where sha256sum does not: less than half the time.
-    IMAGE_SHA256=$({ openssl dgst -sha256 -r "$IMAGE" 2>/dev/null || sha256sum "$IMAGE"; } | cut -d' ' -f1)
-    # A published image is named by its content: a damaged or replaced file does not match its name.
-    local published
     published=$(basename "$IMAGE" .sif)
+    if [ -d "$IMAGE" ]; then
+        if [ -e "$IMAGE/layer.sif" ]; then IMAGE=$IMAGE/layer.sif; else IMAGE=$IMAGE/image.sif; fi
+        [ -r "$IMAGE" ] || job_fail "no image $IMAGE" "build it: make build-sif TUT=$TUTORIAL VARIANT=$VARIANT"
+    fi
+    case $IMAGE in */layer.sif | */image.sif) published=$(basename "$(dirname "$IMAGE")") ;; esac
+    IMAGE_SHA256=$(job_sha256 "$IMAGE")
+    # A published image is named by its content: a damaged or replaced file does not match its name.
     if [[ $published =~ ^[0-9a-f]{64}$ ]]; then
         [ "$published" = "$IMAGE_SHA256" ] ||
             job_fail "$IMAGE is damaged (its content is sha256 $IMAGE_SHA256)" "remove it and build again"
-        DEFINITION_SHA256=$(sed -n 's/.*"definition_sha256": *"\([0-9a-f]*\)".*/\1/p' "${IMAGE%.sif}.json")
     fi
-    job_verify_signature
+    job_verify_signature "$IMAGE"
+    # What follows was signed. A layer names its stack by digest: no other stack can be put below it.
+    DEFINITION_SHA256=$(job_image_says definition_sha256)
+    stack=$(job_image_says stack_sha256)
+    RUN_IMAGE=("$IMAGE")
+    if [ -n "$stack" ]; then
+        STACK=$(dirname "$IMAGE")/stack.sif
+        [ -r "$STACK" ] || job_fail "$IMAGE needs its stack $STACK" "build it again: make build-sif TUT=$TUTORIAL"
+        STACK=$(readlink -f "$STACK")
+        [ "$stack" = "$(job_sha256 "$STACK")" ] ||
+            job_fail "$STACK is damaged or not the stack of $IMAGE" "remove it and build again"
+        job_verify_signature "$STACK"
+        RUN_IMAGE=(--overlay "$IMAGE:ro" "$STACK")
+    fi
     job_record
 }
 
-job_verify_signature() { # sets SIGNED_BY to the name of the catalog's key
+job_sha256() { # of a file; openssl uses the processor's own SHA instructions where sha256sum does not
+    { openssl dgst -sha256 -r "$1" 2>/dev/null || sha256sum "$1"; } | cut -d' ' -f1
+}
+
+job_image_says() { # the digest that the image gives under a name, in one of its JSON objects; empty without
+    local number
+    for number in $("$ENGINE" sif list "$IMAGE" 2>/dev/null | sed -n 's/^\([0-9]*\) .*JSON\.Generic.*/\1/p'); do
+        "$ENGINE" sif dump "$number" "$IMAGE" 2>/dev/null | sed -n "s/.*[{,] *\"$1\": *\"\([0-9a-f]\{64\}\)\".*/\1/p"
+    done | head -n 1
+}
+
+job_verify_signature() { # FILE; sets SIGNED_BY to the name of the catalog's key
     if [ "${ALLOW_UNSIGNED:-}" = 1 ]; then
-        echo "note: ALLOW_UNSIGNED=1, so nobody vouches for $IMAGE"
+        echo "note: ALLOW_UNSIGNED=1, so nobody vouches for $1"
         return
     fi
     local keys=${CATALOG:-catalog}/keys key said reason='' again="build it again: make build-sif TUT=$TUTORIAL"
     for key in "$keys"/*.pem; do
         [ -r "$key" ] || continue
-        if said=$("$ENGINE" verify --all --key "$key" "$IMAGE" 2>&1); then
+        if said=$("$ENGINE" verify --all --key "$key" "$1" 2>&1); then
             SIGNED_BY=$(basename "$key" .pem)
             return
         fi
@@ -147,7 +174,7 @@ job_verify_signature() { # sets SIGNED_BY to the name of the catalog's key
             *) reason="was changed after it was signed, or is no image (${said##*$'\n'})" ;;
         esac
     done
-    job_fail "$IMAGE ${reason:-cannot be verified: no key in $keys}" \
+    job_fail "$1 ${reason:-cannot be verified: no key in $keys}" \
         "$again VARIANT=$VARIANT, or set ALLOW_UNSIGNED=1 if it is your own"
 }
 
@@ -204,5 +231,5 @@ job_step() { # STEP [OPTIONS]
     case $ENGINE in *singularity) prefix=SINGULARITYENV_ ;; esac
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
     "$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR" --bind "$SCRATCH:/tmp" \
-        "${DATA_BIND[@]}" --pwd /opt/tutorial "$IMAGE" "$step" "$@" 2>&1 | tee -a "$RUN_DIR/log.txt"
+        "${DATA_BIND[@]}" --pwd /opt/tutorial "${RUN_IMAGE[@]}" "$step" "$@" 2>&1 | tee -a "$RUN_DIR/log.txt"
 }

@@ -1,0 +1,87 @@
+"""Who made a temporary file or holds a lease, written so that anybody can ask later whether that process still runs."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.files import utc_now
+from harness.processes import ProcessName, boot_id, name_process
+
+OWNER_FILE = ".owner.json"
+_PID_IN_NAME = re.compile(r"\.building-(\d+)-")
+
+
+class Owner(BaseModel):
+    """One process on one machine.
+
+    Attributes:
+        start_ticks: when it started, in clock ticks since boot; with ``pid`` and ``boot_id`` the process's full name.
+        pid_namespace: process ids mean something to those who share it only; a container has its own.
+        since: UTC, ISO 8601; for people to read, never compared.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    user: str
+    host: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    pid_namespace: str
+    since: str
+
+    @classmethod
+    def myself(cls) -> Owner:
+        """This process."""
+        me = name_process(os.getpid())
+        assert me is not None, "this process runs"
+        return cls(
+            user=getpass.getuser(),
+            host=socket.gethostname(),
+            pid=me.pid,
+            start_ticks=me.start_ticks,
+            boot_id=me.boot_id,
+            pid_namespace=_pid_namespace(),
+            since=utc_now(),
+        )
+
+    def is_known_dead(self) -> bool:
+        """True where that process has ended for certain; False where it runs, or where nobody here can know."""
+        if self.boot_id != boot_id() or self.pid_namespace != _pid_namespace():
+            return False
+        return not ProcessName(self.pid, self.start_ticks, self.boot_id).is_alive()
+
+    def ended_with_a_reboot(self) -> bool:
+        """True where it ran on a host of this name before its present boot: on a local disk that settles it."""
+        return self.host == socket.gethostname() and self.boot_id != boot_id()
+
+    def __str__(self) -> str:
+        return f"{self.user} on {self.host}, process {self.pid}, since {self.since}"
+
+
+def sign_folder(folder: Path) -> None:
+    """Write into a temporary folder whose it is."""
+    (folder / OWNER_FILE).write_text(Owner.myself().model_dump_json() + "\n", encoding="utf-8")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a temporary file or folder on a local disk was left behind by a process that has ended.
+
+    A folder says whose it is (:func:`sign_folder`); a file bears the process id in its name, ``.building-<pid>-…``.
+    What says nothing is left alone.
+    """
+    try:
+        owner = Owner.model_validate_json((path / OWNER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        named = _PID_IN_NAME.search(path.name)
+        return named is not None and name_process(int(named[1])) is None
+    return owner.is_known_dead() or owner.ended_with_a_reboot()
+
+
+def _pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())
