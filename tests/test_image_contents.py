@@ -6,19 +6,24 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from tiny_project import exported, harness, main_file
 
 from harness.catalog.catalog import Catalog
+from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import HarnessError
 from harness.files import sha256_of
 from harness.image.base import BaseRecord
 from harness.image.compare import compare_trees, differences
 from harness.image.contents import base_of, read_lock, read_sbom
+from harness.image.made_from import SourceFile, changed_files, find_revision, made_from, write_project
 from harness.image.packages import Package, parse_packages
 from harness.image.sbom import package_url, spdx_document
+from harness.project import Project
+from harness.tutorial import load_tutorial
 
 NAME = "tutorial2.cpu"
 
@@ -145,6 +150,38 @@ def test_rebuild_names_the_file_that_differs(project: Path, built_project: Path,
     found = differences(exported(built_project, tmp_path / "other.sif"), built, tmp_path)
     assert "opt/stack/id: only in the second" in found
     assert "definition: content" in found
+
+
+def test_the_files_of_an_image_make_a_project_again_and_are_found_in_the_history(project: Path, tmp_path: Path) -> None:
+    tutorial = load_tutorial(Project(project), "2")
+    definition = tutorial_definition(Project(project), tutorial, "cpu")
+    (project / "containers/tiny/requirements.lock").write_bytes(b"\xff\x00")
+    (project / "tutorials/xscow-2/count.py").chmod(0o755)
+    files = made_from(Project(project), tutorial, "cpu", definition)
+    assert {
+        "tutorials/xscow-2/tutorial.toml",
+        "containers/tiny/Dockerfile.cpu",
+        "harness/runtime/run.py",
+    } < files.keys()
+    kept = {name: SourceFile.model_validate_json(file.model_dump_json()) for name, file in files.items()}
+    again = write_project(kept, tmp_path / "again")
+    assert changed_files(files, again.root) == []
+    assert (again.root / "containers/tiny/requirements.lock").read_bytes() == b"\xff\x00"
+    assert definition_key(again, tutorial_definition(again, load_tutorial(again, "2"), "cpu")) == definition_key(
+        Project(project), definition
+    )
+
+    assert find_revision(files, project) is None
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(project), *identity, *words], check=True, capture_output=True)
+    head = subprocess.run(["git", "-C", str(project), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert find_revision(files, project) == head.stdout.strip()
+    (again.root / "containers/tiny/stack.toml").write_text("x")
+    assert changed_files(files, again.root) == ["containers/tiny/stack.toml"]
+    assert find_revision({**files, "harness/__init__.py": SourceFile(text="other")}, project) is None
+    with pytest.raises(HarnessError, match="no path in a checkout"):
+        write_project({"../outside": SourceFile(text="")}, tmp_path / "other")
 
 
 def test_trees_are_compared_by_everything_a_user_can_see(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from harness.image.base import ensure_base
 from harness.image.contents import read_lock
 from harness.image.registry import LocalRegistry, probe
 from harness.lock.apt_commands import apt_commands, apt_files
+from harness.lock.drift import Installed, apt_drift, base_drift, python_drift
 from harness.lock.python import without_addresses
 from harness.lock.resolve import keep_resolved
 from harness.project import Project
@@ -397,6 +398,75 @@ def test_a_difference_reads_well(project: Path) -> None:
     )
     assert "\x1b[" in coloured.stdout
     assert "\x1b[" not in shown.stdout
+
+
+# --- drift ------------------------------------------------------------------------------------
+
+DEB = {"version": "1", "architecture": "all", "sha256": "x"}
+PACKAGES = {"origin": "bootstrapped", "suite": "bookworm", "packages": {"bash": "5"}}
+WHAT_IS_LOCKED = StackLock.model_validate(
+    {
+        "stack": "s",
+        "variant": "cpu",
+        "inputs": {"base": "debian", "python": "3.11 x"},
+        "base": PACKAGES,
+        "apt": {"git": DEB},
+        "python": {"file": "r", "sha256": "1", "packages": {"scikit-learn": "1.9"}},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("apt", "python", "lines"),
+    [
+        ({"bash": "5", "git": "1"}, {"scikit-learn": {"1.9"}, "pip": {"23"}}, []),
+        ({"bash": "5", "git": "1"}, {"scikit-learn": {"1.8", "1.9"}}, []),
+        ({"bash": "5", "git": "2"}, {"scikit-learn": {"1.9"}}, ["apt: git is 2, locked is 1"]),
+        ({"bash": "5"}, {"scikit-learn": {"1.9"}}, ["apt: git 1 is locked, and not in the image"]),
+        (
+            {"bash": "5", "git": "1", "vim": "9"},
+            {"scikit-learn": {"1.9"}},
+            ["apt: vim 9 is in the image, and not locked"],
+        ),
+        ({"bash": "5", "git": "1"}, {"scikit-learn": {"1.8"}}, ["python: scikit-learn is 1.8, locked is 1.9"]),
+        ({"bash": "5", "git": "1"}, {}, ["python: scikit-learn 1.9 is locked, and not in the image"]),
+    ],
+)
+def test_packages_of_an_image_are_held_against_the_lock(
+    apt: dict[str, str], python: dict[str, set[str]], lines: list[str]
+) -> None:
+    installed = Installed(apt, {name: frozenset(versions) for name, versions in python.items()})
+    drift = [*apt_drift(WHAT_IS_LOCKED, installed), *python_drift(WHAT_IS_LOCKED, installed)]
+    assert [d.what for d in drift] == lines
+    assert all(d.fix for d in drift)
+
+
+@pytest.mark.parametrize(
+    ("locked", "used", "words"),
+    [
+        (PACKAGES, {"origin": "bootstrapped", "digest": "any", "details": {"packages": {"bash": "5"}}}, ""),
+        (
+            PACKAGES,
+            {"origin": "bootstrapped", "digest": "any", "details": {"packages": {"bash": "6"}}},
+            "base: bash is 6, locked is 5",
+        ),
+        (
+            PACKAGES,
+            {"origin": "registry", "digest": "d", "details": {}},
+            "base: locked is one that was bootstrapped from a package mirror, this one was pulled from a registry",
+        ),
+        ({"origin": "registry", "digest": "d"}, {"origin": "registry", "digest": "d", "details": {}}, ""),
+        (
+            {"origin": "registry", "digest": "d"},
+            {"origin": "registry", "digest": "e", "reference": "debian", "details": {}},
+            "base: debian is e, locked is d",
+        ),
+        (None, {}, "base: not locked (no network)"),
+    ],
+)
+def test_a_base_is_held_against_the_lock(locked: dict[str, object] | None, used: dict[str, object], words: str) -> None:
+    data = WHAT_IS_LOCKED.model_dump() | {"base": locked, "unresolved": {} if locked else {"base": "no network"}}
+    assert [d.what for d in base_drift(StackLock.model_validate(data), used)] == ([words] if words else [])
 
 
 # --- building ---------------------------------------------------------------------------------
