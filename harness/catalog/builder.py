@@ -41,7 +41,12 @@ class CatalogBuilder:
         with exclusive(builder.cache, name, builder.progress):
             current = self.catalog.current(name)
             fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
-            is_current = current is not None and current.definition_sha256 == key and current.signed_by in fingerprints
+            via = "docker" if builder.docker else "apptainer"
+            is_current = (
+                current is not None
+                and (current.definition_sha256, current.via) == (key, via)
+                and current.signed_by in fingerprints
+            )
             if current is not None and is_current and not force:
                 self.catalog.verify(current)
                 builder.progress(f"{name}: up to date")
@@ -54,6 +59,7 @@ class CatalogBuilder:
                 sign(builder.engine, temporary, signer)
                 normalise(temporary, EPOCH)  # the signature's own time
                 signed_by = verify(builder.engine, temporary, trusted)
+                docker = f"docker {builder.docker.version}, " if builder.docker else ""
                 manifest = Manifest(
                     name=name,
                     tutorial=tutorial.id,
@@ -66,7 +72,8 @@ class CatalogBuilder:
                     definition_sha256=key,
                     base=BaseOrigin.model_validate(base.lock_entry()),
                     compression=COMPRESSION,
-                    builder=f"{builder.engine.name} {builder.engine.version}",
+                    builder=f"{docker}{builder.engine.name} {builder.engine.version}",
+                    via=via,
                     built_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                     git_revision=git_revision(project.root),
                 )

@@ -51,6 +51,7 @@ class Manifest(BaseModel):
         content_sha256: of the file without its signature: the same whoever signed it.
         signed_by: fingerprint of the key; None for an image from before images were signed.
         bytes: size of the file.
+        via: who built the stack: ``apptainer``, its definition; ``docker``, its Dockerfile.
         built_at: UTC, ISO 8601.
     """
 
@@ -69,6 +70,7 @@ class Manifest(BaseModel):
     builder: str
     built_at: str
     git_revision: str | None
+    via: str = "apptainer"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
+from harness.image.via_docker import docker_engine
 from harness.project import Project, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
@@ -89,11 +91,13 @@ def rebuild(
     project = Project.find()
     path = find_image(project, project_catalog(project, site), image, variant)
     lock = read_lock(path)
-    with progress("rebuilding") as report, tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project)) as folder:
-        fresh = Path(folder)
+    with contextlib.ExitStack() as stack:
+        docker = stack.enter_context(docker_engine()) if "docker" in lock.tools else None  # the same way again
+        report = stack.enter_context(progress("rebuilding"))
+        fresh = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project))))
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
-        builder = ImageBuilder(project, load_site(project, site), find_engine(), fresh, report)
+        builder = ImageBuilder(project, load_site(project, site), find_engine(), fresh, report, docker=docker)
         again = _build_again(project, builder, lock, fresh)
         equal = content_digest(again) == content_digest(path)
         lines = [] if equal else differences(path, again, fresh)

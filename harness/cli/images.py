@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +22,17 @@ from harness.definition.convert import convert as convert_instructions
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
+from harness.errors import UserError
 from harness.fidelity.verify import verify_dockerfile
 from harness.image.build import ImageBuilder
 from harness.image.engine import find_engine
+from harness.image.via_docker import docker_engine
 from harness.project import Project, Variant, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
 from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
+
+BUILDERS = ("apptainer", "docker")
 
 
 def register(app: typer.Typer) -> None:
@@ -121,15 +126,19 @@ def build(
     overlay: Annotated[
         bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
     ] = True,
+    via: Annotated[
+        str, typer.Option(help="Who builds the stack: apptainer (its definition) or docker (its Dockerfile).")
+    ] = "apptainer",
 ) -> None:
     """Build, test and publish images.
 
-    Examples: harness build 2 --variant cpu; harness build (all tutorials)
+    Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build 6 --via docker
     """
     project = Project.find()
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
     catalog = project_catalog(project, site)
-    for manifest in build_images(project, loaded, parse_variant(variant), site, force=force, overlay=overlay):
+    built = build_images(project, loaded, parse_variant(variant), site, force=force, overlay=overlay, via=via)
+    for manifest in built:
         typer.echo(catalog.current_link(manifest.name))
 
 
@@ -141,10 +150,19 @@ def build_images(
     *,
     force: bool = False,
     overlay: bool = True,
+    via: str = "apptainer",
 ) -> list[Manifest]:
-    """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`."""
+    """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`.
+
+    Raises:
+        UserError: ``via`` is none of ``BUILDERS``. MissingToolError: that one is not on this machine.
+    """
+    if via not in BUILDERS:
+        raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(BUILDERS)}")
     engine = find_engine()
-    with progress("building") as report:
-        images = ImageBuilder(project, load_site(project, site), engine, project.cache, report, overlay)
+    with contextlib.ExitStack() as stack:
+        docker = stack.enter_context(docker_engine()) if via == "docker" else None
+        report = stack.enter_context(progress("building"))
+        images = ImageBuilder(project, load_site(project, site), engine, project.cache, report, overlay, docker)
         builder = CatalogBuilder(images, project_catalog(project, site))
         return [builder.build(tutorial, variant, force=force) for tutorial in tutorials]

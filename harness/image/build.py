@@ -35,6 +35,7 @@ from harness.image.lend import lending
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.process import run_command
 from harness.image.sif import normalise
+from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conversion
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
 from harness.project import Project, Variant, image_name
 from harness.site import Site
@@ -58,6 +59,7 @@ class ImageBuilder:
         cache: stage images, bases, temporary trees and logs; must be on a local disk.
         progress: called with each line of what is going on.
         use_overlay: add a tutorial's layer as a partition; False builds the whole image as plain Apptainer does.
+        docker: builds the stacks' Dockerfiles; None: Apptainer builds their definitions.
     """
 
     project: Project
@@ -66,6 +68,7 @@ class ImageBuilder:
     cache: Path
     progress: Progress
     use_overlay: bool = True
+    docker: DockerEngine | None = None
 
     def build(self, tutorial: Tutorial, variant: Variant, target: Path) -> BaseImage:
         """Build one tutorial's image, tested, not signed, to ``target``, which is missing where that fails.
@@ -95,7 +98,7 @@ class ImageBuilder:
             base=base_of(base),
             compression=COMPRESSION,
             epoch=EPOCH,
-            tools=tool_versions(self.engine),
+            tools={**tool_versions(self.engine), **({"docker": self.docker.version} if self.docker else {})},
         )
         embed(self.engine, target, lock)
         normalise(target, EPOCH)
@@ -120,7 +123,8 @@ class ImageBuilder:
 
     def _stack_stage(self, stack: Stack, variant: Variant) -> tuple[Path, BaseImage]:
         """The stack's image, from the cache where its inputs are unchanged, and the base it stands on."""
-        definition = reproducible(stack_definition(self.project, stack, variant))
+        plain = stack_definition(self.project, stack, variant)
+        definition = reproducible(plain)
         name = f"{stack.name}.{variant}"
         reference = dict(definition.arguments).get(BASE_ARGUMENT)
         if reference is None:
@@ -140,15 +144,43 @@ class ImageBuilder:
                     temporary = stage.with_name(f".building-{os.getpid()}-{stage.name}")
                     indexes = reachable(stack.variants[variant].extra_indexes)
                     try:
-                        self._apptainer_build(definition, temporary, name, base=base, extra_indexes=indexes)
+                        if self.docker is None:
+                            self._apptainer_build(definition, temporary, name, base=base, extra_indexes=indexes)
+                        else:
+                            dockerfile = self.project.stack_folder(stack.name) / stack.variants[variant].dockerfile
+                            self._docker_build(self.docker, plain, dockerfile, temporary, name, base, indexes)
                         temporary.replace(stage)
                     finally:
                         temporary.unlink(missing_ok=True)
         return stage, base
 
     def _stage_key(self, definition: Definition, base: BaseImage) -> str:
-        parts = (definition_key(self.project, definition), base.digest, COMPRESSION, self.engine.version)
+        parts = [definition_key(self.project, definition), base.digest, COMPRESSION, self.engine.version]
+        if self.docker is not None:
+            parts.append(f"docker {self.docker.version}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _docker_build(
+        self,
+        docker: DockerEngine,
+        definition: Definition,
+        dockerfile: Path,
+        target: Path,
+        name: str,
+        base: BaseImage,
+        extra_indexes: list[str],
+    ) -> None:
+        """Build the stack's Dockerfile with Docker, and convert the image; see :mod:`harness.image.via_docker`."""
+
+        def say(line: str) -> None:
+            self.progress(f"{name}: {line}")
+
+        with self._work_folder(name) as work:
+            shown = str(dockerfile.relative_to(self.project.root))
+            with lending(work / "lent", extra_indexes, self.site.mirrors, self.progress) as lent:
+                variables = build_archive(docker, dockerfile, shown, BASE_ARGUMENT, base, lent, work, say)
+            converted = reproducible(conversion(definition, variables))
+            self._apptainer_build(converted, target, name, stage=work / ARCHIVE)
 
     def _apptainer_build(
         self,
@@ -163,7 +195,7 @@ class ImageBuilder:
         """Run ``apptainer build``; its %test runs before ``target`` is complete. The full output goes to a log.
 
         Args:
-            stage: the image that a ``localimage`` definition stands on, under whatever name the definition has for it.
+            stage: the image that a local definition stands on, under whatever name the definition has for it.
         """
         with self._work_folder(name) as work:
             recipe = work / f"{name}.def"
