@@ -84,7 +84,7 @@ list: setup ## List the tutorials and their images
 	$(HARNESS) list
 
 doctor: setup ## Say what this machine lacks, and the line that fixes it
-	$(HARNESS) doctor
+	$(HARNESS) doctor --site $(SITE)
 
 cluster: setup ## Start a private Slurm cluster to try the job scripts on
 	$(MACHINE) slurm

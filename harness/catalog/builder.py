@@ -65,7 +65,7 @@ class CatalogBuilder:
             is_current = (
                 current is not None
                 and current.definition_sha256 == key
-                and current.compression == builder.compression.label
+                and (current.compression, current.via) == (builder.compression.label, builder.via)
                 and current.signed_by in fingerprints
             )
             if current is not None and is_current and not force:
@@ -98,6 +98,7 @@ class CatalogBuilder:
         held: Lease,
     ) -> Manifest:
         engine, project = self.images.engine, self.images.project
+        docker = f"docker {self.images.docker.version}, " if self.images.docker else ""
         name = image_name(tutorial.stem, variant)
         # Nobody removes a stack between our finding it and our image's naming it.
         with self.catalog.holding(PUBLISHING, self.images.progress) as publishing:
@@ -124,7 +125,8 @@ class CatalogBuilder:
                 definition_sha256=key,
                 base=BaseOrigin.model_validate(base.lock_entry()),
                 compression=self.images.compression.label,
-                builder=f"{engine.name} {engine.version}",
+                builder=f"{docker}{engine.name} {engine.version}",
+                via=self.images.via,
                 built_at=utc_now(),
                 git_revision=git_revision(project.root),
             )

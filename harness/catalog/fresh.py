@@ -52,6 +52,8 @@ class FreshnessCheck:
             reasons.append("its definition, or a file that it copies, changed")
         if current.compression != self.compression.label:
             reasons.append(f"compression: {current.compression} -> {self.compression.label}")
+        if current.via != "apptainer":
+            reasons.append(f"its stack was built via {current.via}")
         if current.signed_by not in {public.fingerprint for public in trusted_keys(self.catalog.keys)}:
             reasons.append("it is not signed by a key that the catalog trusts")
         if not reasons:

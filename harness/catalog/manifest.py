@@ -57,6 +57,7 @@ class Manifest(BaseModel):
         signed_by: fingerprint of the key.
         bytes: size of the self-contained file.
         own_bytes: size of the file that no other image shares.
+        via: who built the stack: ``apptainer``, its definition; ``docker``, its Dockerfile.
         built_at: UTC, ISO 8601.
     """
 
@@ -76,5 +77,6 @@ class Manifest(BaseModel):
     base: BaseOrigin
     compression: str
     builder: str
+    via: str = "apptainer"
     built_at: str
     git_revision: str | None

@@ -51,27 +51,35 @@ def build(
         bool, typer.Option("--locked", help="Refuse whatever is not as the stack's lock says; see docs/locks.md.")
     ] = False,
     via: Annotated[
-        str, typer.Option("--via", help="With --all: here, or as batch jobs through slurm.", envvar="VIA")
-    ] = "here",
+        str,
+        typer.Option(
+            "--via",
+            help="Who builds the stacks: apptainer (their definitions) or docker (their Dockerfiles); "
+            "with --all also slurm: apptainer, in batch jobs.",
+            envvar="VIA",
+        ),
+    ] = "apptainer",
 ) -> None:
     """Build, test and publish images. Of an image whose stack is there, only the tutorial's layer is built.
 
     Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --all --jobs 4;
-    harness build --all --via slurm; harness build 2 --locked
+    harness build --all --via slurm; harness build 2 --locked; harness build 6 --via docker
     """
+    valid = ("apptainer", "docker", "slurm") if everything else ("apptainer", "docker")
+    if via not in valid:
+        raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(valid)}")
     project, packing = Project.find(), parse_compression(compression)
     one_variant = parse_variant(variant)
     if stack is not None:
-        build_stack(project, stack, one_variant, site, packing, locked=locked)
+        build_stack(project, stack, one_variant, site, packing, locked=locked, via=via)
         return
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
     if everything:
-        if via not in ("here", "slurm"):
-            raise UserError(f"unknown place '{via}' to build", fix="valid: --via here, --via slurm")
         same = ["--variant", one_variant, "--site", site, "--compression", compression]
         same += ["--force"] * force + ["--no-overlay"] * (not overlay) + ["--locked"] * locked
+        same += ["--via", via] * (via == "docker")
         graph = set_graph(project, [t for t in loaded if one_variant in t.resources], one_variant, same)
-        if not force and not locked:
+        if not force and not locked and via != "docker":
             pass_over_fresh(project, loaded, one_variant, site, packing, graph)
         from harness.cli import building
 
@@ -79,7 +87,7 @@ def build(
         return
     catalog = site_catalog(project, site)
     built = build_images(
-        project, loaded, one_variant, site, force=force, overlay=overlay, compression=packing, locked=locked
+        project, loaded, one_variant, site, force=force, overlay=overlay, compression=packing, locked=locked, via=via
     )
     for manifest in built:
         typer.echo(catalog.current_link(manifest.name))
@@ -95,6 +103,7 @@ def build_images(
     overlay: bool = True,
     compression: Compression = DEFAULT,
     locked: bool = False,
+    via: str = "apptainer",
 ) -> list[Manifest]:
     """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`.
 
@@ -105,7 +114,7 @@ def build_images(
         check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
         fresh: dict[str, Manifest] = {}
         # With --locked also what is up to date is held against its lock.
-        for tutorial in [] if force or locked else tutorials:
+        for tutorial in [] if force or locked or via == "docker" else tutorials:
             found = check.of(tutorial, variant)
             if found.manifest is not None and not found.reasons:
                 fresh[tutorial.id] = found.manifest
@@ -114,20 +123,34 @@ def build_images(
         if stale:
             from harness.cli import building  # a third of a second that nothing waits for where all is fresh
 
-            images = building.image_builder(project, site, report, digest, compression, overlay=overlay)
-            made = building.publish(images, catalog, stale, variant, force=force, locked=locked)
+            with building.stack_builder(via) as docker:
+                images = building.image_builder(
+                    project, site, report, digest, compression, overlay=overlay, docker=docker
+                )
+                made = building.publish(images, catalog, stale, variant, force=force, locked=locked)
             fresh |= {tutorial.id: manifest for tutorial, manifest in zip(stale, made, strict=True)}
     return [fresh[tutorial.id] for tutorial in tutorials]
 
 
 def build_stack(
-    project: Project, stack: str, variant: Variant, site: str, compression: Compression, *, locked: bool = False
+    project: Project,
+    stack: str,
+    variant: Variant,
+    site: str,
+    compression: Compression,
+    *,
+    locked: bool = False,
+    via: str = "apptainer",
 ) -> None:
     """Bring a stack's stages up to date."""
     from harness.cli import building
 
-    with FileDigests.opened(digests_file(project)) as digest, progress("building") as report:
-        images = building.image_builder(project, site, report, digest, compression)
+    with (
+        building.stack_builder(via) as docker,
+        FileDigests.opened(digests_file(project)) as digest,
+        progress("building") as report,
+    ):
+        images = building.image_builder(project, site, report, digest, compression, docker=docker)
         building.lock_gate(project, site, locked).before(stack, variant)
         image, _ = images.build_stack(stack, variant)
     typer.echo(image)

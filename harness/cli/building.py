@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -20,6 +21,7 @@ from harness.image.build import ImageBuilder
 from harness.image.compression import Compression
 from harness.image.engine import find_engine
 from harness.image.process import LineCallback
+from harness.image.via_docker import DockerEngine, docker_engine
 from harness.lock.gate import LockGate
 from harness.project import Project, Variant
 from harness.scheduler import SlurmScheduler, detect_scheduler
@@ -35,11 +37,26 @@ def image_builder(
     compression: Compression,
     *,
     overlay: bool = True,
+    docker: DockerEngine | None = None,
 ) -> ImageBuilder:
     """A builder with this machine's engine."""
     return ImageBuilder(
-        project, load_site(project, site), find_engine(), project.cache, report, overlay, compression, digest
+        project, load_site(project, site), find_engine(), project.cache, report, overlay, compression, digest, docker
     )
+
+
+@contextlib.contextmanager
+def stack_builder(via: str) -> Iterator[DockerEngine | None]:
+    """The Docker engine that builds the stacks, or None where Apptainer does.
+
+    Raises:
+        MissingToolError: no Docker engine answers.
+    """
+    if via != "docker":
+        yield None
+        return
+    with docker_engine() as docker:
+        yield docker
 
 
 def publish(

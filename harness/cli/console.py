@@ -18,7 +18,7 @@ MILESTONE = re.compile(
     r"(?P<name>\S+: )(?:INFO: +)?"
     r"(?P<event>Starting build|Running post scriptlet|Running testscript|Creating SIF file|Build complete"
     r"|up to date|published.*|removing a .*|waiting.*"
-    r"|asking .*|no: .*|fetching .*|giving up.*|bootstrapping .*)"
+    r"|Step \d+/\d+ .*|asking .*|no: .*|fetching .*|giving up.*|bootstrapping .*)"
 )
 
 PIPE_WIDTH = 1000

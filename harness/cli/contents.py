@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -26,6 +27,7 @@ from harness.image.made_from import changed_files, find_revision, write_project
 from harness.image.parts import join, read_reference, whole_content_digest
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
+from harness.image.via_docker import docker_engine
 from harness.lock.diff import Contents, compare
 from harness.lock.drift import image_drift, installed_in
 from harness.project import Project, image_name, parse_variant
@@ -114,14 +116,16 @@ def rebuild(
     catalog = project_catalog(project, site)
     path = find_image(project, catalog, image, variant)
     lock = read_lock(path)
-    with progress("rebuilding") as report, tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project)) as folder:
-        fresh = Path(folder)
+    with contextlib.ExitStack() as stack:
+        docker = stack.enter_context(docker_engine()) if "docker" in lock.tools else None  # the same way again
+        report = stack.enter_context(progress("rebuilding"))
+        fresh = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project))))
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
         source = _project_of(project, lock, path, fresh)
         again = fresh / f"{lock.name}.sif"
         facts, packing = load_site(project, site), parse_compression(lock.compression)
-        builder = ImageBuilder(source, facts, find_engine(), fresh, report, compression=packing)
+        builder = ImageBuilder(source, facts, find_engine(), fresh, report, compression=packing, docker=docker)
         builder.build(load_tutorial(source, lock.tutorial), parse_variant(lock.variant), again)
         equal = content_digest(again) == whole_content_digest(path)
         lines = [] if equal else _explained(_whole(catalog, path, fresh), again, fresh)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -23,8 +24,8 @@ class BlobStore:
 
     def find(self, digest: str) -> Path | None:
         """The blob's file, if it is there. Its bytes are checked once by each process; a damaged one is removed."""
-        path = self.folder / _hex(digest)
-        if not path.is_file():
+        path = self.folder / digest.removeprefix("sha256:")
+        if not is_sha256(digest) or not path.is_file():
             return None
         if digest not in self._checked:
             if f"sha256:{sha256_of(path)}" != digest:
@@ -108,13 +109,17 @@ class PartialBlob:
             raise HarnessError(f"{reason} while storing a base image", where=str(self._part.parent), fix=fix) from error
 
 
+def is_sha256(text: str) -> bool:
+    """Is this a ``sha256:…`` digest? Other algorithms are not in use."""
+    return re.fullmatch(r"sha256:[0-9a-f]{64}", text) is not None
+
+
 def _hex(digest: str) -> str:
-    """The file name for a ``sha256:…`` digest; other algorithms are not in use.
+    """The file name for a digest.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none of sha256.
     """
-    algorithm, _, text = digest.partition(":")
-    if algorithm != "sha256" or len(text) != 64:
+    if not is_sha256(digest):
         raise ValueError(f"{digest!r} is no sha256 digest")
-    return text
+    return digest.removeprefix("sha256:")

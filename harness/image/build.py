@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.definition.model import Definition
 from harness.definition.reproducible import EPOCH, reproducible
-from harness.definition.tutorial_image import Definitions, on_top, own_checks, tutorial_layer
+from harness.definition.tutorial_image import Definitions, definition_key, on_top, own_checks, tutorial_layer
 from harness.errors import HarnessError
 from harness.files import sha256_of
 from harness.image.base import BaseImage, BaseRecord, base_source, ensure_base
@@ -16,13 +17,16 @@ from harness.image.compression import DEFAULT, Compression
 from harness.image.contents import ImageLock, base_of, embed, tool_versions
 from harness.image.driver import BASE_ARGUMENT, BuildDriver, Progress, reachable
 from harness.image.engine import Engine
+from harness.image.lend import lending
 from harness.image.made_from import made_from
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.sif import normalise
 from harness.image.stages import ChainRecord, Stage, StageStore, keyed_tools, layer_parts, plan
+from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conversion
 from harness.lease import lease
 from harness.project import Project, Variant, image_name
 from harness.site import Site
+from harness.stack import Stack
 from harness.stack_lock import read_stack_lock
 from harness.tutorial import Tutorial
 
@@ -37,6 +41,7 @@ class ImageBuilder:
         use_overlay: add a tutorial's layer as a partition; False builds the whole image as plain Apptainer does.
         compression: of images that run.
         digest: gives the sha256 of a file of the checkout.
+        docker: builds the stacks' Dockerfiles; None: Apptainer builds their definitions.
     """
 
     project: Project
@@ -47,9 +52,15 @@ class ImageBuilder:
     use_overlay: bool = True
     compression: Compression = DEFAULT
     digest: Callable[[Path], str] = sha256_of
+    docker: DockerEngine | None = None
     definitions: Definitions = field(init=False)
     stages: StageStore = field(init=False)
     driver: BuildDriver = field(init=False)
+
+    @property
+    def via(self) -> str:
+        """Who builds the stacks: ``apptainer`` their definitions, ``docker`` their Dockerfiles."""
+        return "docker" if self.docker else "apptainer"
 
     def __post_init__(self) -> None:
         """Make the parts that follow from the fields."""
@@ -84,7 +95,7 @@ class ImageBuilder:
             base=base_of(base),
             compression=self.compression.label,
             epoch=EPOCH,
-            tools=tool_versions(self.engine),
+            tools={**tool_versions(self.engine), **({"docker": self.docker.version} if self.docker else {})},
             stack_lock=read_stack_lock(self.project, tutorial.stack, variant),
             files=made_from(self.project, tutorial, variant, definition),
         )
@@ -109,6 +120,9 @@ class ImageBuilder:
                 f"there is no ARG {BASE_ARGUMENT}=…", where=where, fix=f"write ARG {BASE_ARGUMENT} and FROM it"
             )
         mirrors = tuple(self.site.mirrors.registry)
+        if self.docker is not None:
+            with base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress) as source:
+                return self._docker_stack(self.docker, stack, variant, definition, source), source
         tools = keyed_tools(tool_versions(self.engine))
 
         def planned(base: BaseRecord) -> list[Stage]:
@@ -128,6 +142,39 @@ class ImageBuilder:
             ChainRecord(name=name, reference=reference, base_digest=base.digest, stages=[s.parts for s in chain])
         )
         return self.stages.image(chain[-1].key), base
+
+    def _docker_stack(
+        self, docker: DockerEngine, stack: Stack, variant: Variant, definition: Definition, base: BaseImage
+    ) -> Path:
+        """The stack's Dockerfile built by Docker, and the image converted; see :mod:`harness.image.via_docker`."""
+        name = f"{stack.name}.{variant}"
+        definition_sha256 = definition_key(self.project, reproducible(definition), self.digest)
+        way = (self.compression.label, self.engine.version, f"docker {docker.version}")
+        key = hashlib.sha256("\0".join((definition_sha256, base.digest, *way)).encode()).hexdigest()
+        image = self.stages.image(key)
+        dockerfile = self.project.stack_folder(stack.name) / stack.variants[variant].dockerfile
+
+        def say(line: str) -> None:
+            self.progress(f"{name}: {line}")
+
+        with lease(self.cache / "leases", key[:16], self.progress) as held:
+            if image.is_file():
+                return image
+            image.parent.mkdir(parents=True, exist_ok=True)
+            temporary = image.with_name(f".building-{image.name}")  # we hold the lease: a leftover is nobody's
+            indexes = reachable(stack.variants[variant].extra_indexes)
+            try:
+                with self.driver.work_folder(name) as work:
+                    shown = str(dockerfile.relative_to(self.project.root))
+                    with lending(work / "lent", indexes, self.site.mirrors, self.progress) as lent:
+                        variables = build_archive(docker, dockerfile, shown, BASE_ARGUMENT, base, lent, work, say)
+                    converted = reproducible(conversion(definition, variables))
+                    self.driver.build(converted, temporary, name, self.compression, parent=work / ARCHIVE)
+                held.check()
+                temporary.replace(image)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return image
 
     def _build_stage(
         self, chain: list[Stage], number: int, name: str, indexes: list[str], base: BaseImage | None = None

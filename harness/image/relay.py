@@ -17,6 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.image.blobs import is_sha256
 from harness.image.fetch import Fetcher
 from harness.image.reference import ImageReference
 
@@ -72,14 +73,16 @@ class Relay:
 
     def find(self, kind: str, which: str) -> Path | None:
         """The file of what is asked for; None: it cannot be had, and ``failure`` says why."""
+        if kind == "manifests" and which == self.image.tag:
+            which = self.digest
+        if not is_sha256(which):
+            return None  # another tag, which engines may look for beside an image
         try:
-            if kind == "blobs":
-                return self.fetcher.blob(which)
-            return self.fetcher.manifest(which if which.startswith("sha256:") else self.digest)
+            return self.fetcher.blob(which) if kind == "blobs" else self.fetcher.manifest(which)
         except HarnessError as error:
             self.failure = error
-        except ValueError:
-            self.failure = None  # no digest of ours: the engine's mistake, and its own words for it
+        except OSError as error:
+            self.failure = HarnessError(f"cannot read the cache: {error.strerror}", where=str(error.filename))
         return None
 
 
@@ -101,7 +104,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         file = self.served.find(asked["kind"], asked["which"])
         if file is None:
             # 404 and not 502: engines ask again after those, and everything was tried.
-            self._json(HTTPStatus.NOT_FOUND, _errors("MANIFEST_UNKNOWN", str(self.served.failure)))
+            self._json(HTTPStatus.NOT_FOUND, _errors("MANIFEST_UNKNOWN", str(self.served.failure or "there is none")))
             return
         self.send_response(HTTPStatus.OK)
         is_manifest = asked["kind"] == "manifests"
