@@ -14,6 +14,7 @@ from rich.table import Table
 from harness.cli.console import console
 from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
 from harness.errors import HarnessError, UserError
+from harness.judge.background import Background
 from harness.judge.judge import judge_run, write_verdict
 from harness.project import Project, parse_preset, parse_variant
 from harness.report.entry import ReportEntry, overall, report_entry
@@ -21,6 +22,7 @@ from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
 from harness.report.text import print_report
+from harness.roof import load_roofs
 from harness.run.campaign import (
     RunRecord,
     cancel_run,
@@ -166,12 +168,13 @@ def report(
 def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
     """Judge runs and write each one's verdict into its folder."""
     entries = []
+    background = Background(roofs=tuple(load_roofs(project.roofs)))
     for run in runs:
         evidence = gather(project, run)
         if evidence.tutorial is None:
             raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
         tutorial = load_tutorial(project, evidence.tutorial)
-        verdict = judge_run(evidence, tutorial, expected_image(project, run))
+        verdict = judge_run(evidence, tutorial, expected_image(project, run), background)
         write_verdict(run, verdict)
         entries.append(report_entry(verdict, evidence, tutorial))
     return entries

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from harness.errors import HarnessError, UserError
+from harness.judge.background import Background
 from harness.judge.judge import judge_run, write_verdict
 from harness.judge.verdict import Verdict
 from harness.project import Project
 from harness.report.entry import ReportEntry, report_entry, run_name
+from harness.roof import load_roofs
 from harness.run.evidence import Evidence, ExpectedImage, gather_evidence
 from harness.run.paths import RunPaths
 from harness.tutorial import PresetName, Tutorial, Variant, load_tutorial
@@ -108,7 +110,8 @@ class Target:
             if not self.given:
                 campaign.wait_for_runs(project, [self.run])
             evidence = self._as_asked(campaign.gather(project, self.run))
-            verdict = judge_run(evidence, self.tutorial, campaign.expected_image(project, self.run))
+            background = Background(roofs=tuple(load_roofs(project.roofs)))
+            verdict = judge_run(evidence, self.tutorial, campaign.expected_image(project, self.run), background)
             self.entry = report_entry(verdict, evidence, self.tutorial)
         except HarnessError as error:
             self.problem = error
