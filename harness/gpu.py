@@ -1,7 +1,7 @@
 """What each GPU can do at most: the roof that throughput is judged against.
 
 Three ways to know it, best first: the table (dense peaks of the vendors' data sheets), the number of SMs and the clocks
-the driver reports, and a measurement of the node (``harness roof``). See docs/measurements for what nodes attained.
+the driver reports, and a measurement of the node (``harness roof``).
 """
 
 from __future__ import annotations

@@ -282,6 +282,13 @@ class TestOnARealCluster:
         assert cause["evidence"][0]["where"].startswith(("scheduler.log:", "scheduler"))
         assert cause["node"] in ("n1", "n2")
 
+    @pytest.mark.slow
+    def test_out_of_time(self, at: Path) -> None:
+        """Slurm's shortest limit is a minute, and it looks every 30 s."""
+        cause = checked(at, self.run_script(at, "#SBATCH --time=1\nsleep 300", "timeout-1"))
+        assert cause["id"] == "wall-time"
+        assert cause["evidence"][0]["where"].startswith("scheduler")
+
     def test_killed_by_signal_9(self, at: Path) -> None:
         assert checked(at, self.run_script(at, "kill -9 $$", "killed-1"))["id"] == "killed"
 

@@ -26,7 +26,7 @@ from harness.run.evidence import Evidence
 from harness.run.result import Device, Metric
 from harness.tutorial import Throughput, Tutorial
 
-# facts/gpu.md: CV 0.6-2 % on one machine, 5 % within a node class. Twice the latter is not noise.
+# Published figures: CV 0.6-2 % on one machine, 5 % within a node class. Twice the latter is not noise.
 STEADY_SPREAD = 0.10
 STEADY_DRIFT = 0.10
 STEADY_MIN_SAMPLES = 3
