@@ -71,6 +71,11 @@ class Project:
         return self.root / "runs"
 
     @property
+    def roofs(self) -> Path:
+        """What ``harness roof`` measured on the nodes of this site."""
+        return self.root / "roofs"
+
+    @property
     def cache(self) -> Path:
         """Rebuildable things: bootstrapped bases, stage images, the loopback registry's storage."""
         return self.cache_override or self.root / "cache"

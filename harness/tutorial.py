@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -60,16 +61,45 @@ class Preset(SpecModel):
 
 
 class Floor(SpecModel):
-    """Slowest acceptable value; below `fail` fails, below `warn` warns. `source` says where the numbers come from."""
+    """Slowest acceptable value; beyond `fail` fails, beyond `warn` warns. `source` says where the numbers come from."""
 
     fail: float = Field(gt=0)
     warn: float | None = Field(None, gt=0)
     source: str
 
+
+class PhysicalFloor(SpecModel):
+    """The slowest acceptable share of what the hardware can do: holds on any GPU, also one never seen before.
+
+    ============== ======================================================= ===============
+    kind           the value that `fail` and `warn` bound                  better
+    ============== ======================================================= ===============
+    mfu            rate x flop_per_unit / peak FLOP/s                      higher
+    mbu            rate x bytes_per_unit / peak bytes/s                    higher
+    bytes_per_unit peak bytes/s / rate, in 1e9 bytes                       lower
+    ms_per_layer   1000 / (rate x layers), for decoding bound by the host  lower
+    ============== ======================================================= ===============
+    """
+
+    kind: Literal["mfu", "mbu", "bytes_per_unit", "ms_per_layer"]
+    fail: float = Field(gt=0)
+    warn: float | None = Field(None, gt=0)
+    layers: int | None = Field(None, ge=1, description="of the model; only for ms_per_layer")
+    devices: Literal["all", "one"] = Field("all", description="one: the GPUs take turns (device_map=auto)")
+    source: str
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.kind in ("mfu", "mbu")
+
     @model_validator(mode="after")
-    def _ordered(self) -> Floor:
-        if self.warn is not None and self.warn < self.fail:
-            raise ValueError("warn must not be below fail")
+    def _sound(self) -> PhysicalFloor:
+        if self.warn is not None and (self.warn < self.fail if self.higher_is_better else self.warn > self.fail):
+            raise ValueError(f"physical: warn must not be {'below' if self.higher_is_better else 'above'} fail")
+        if self.higher_is_better and max(self.fail, self.warn or 0) > 1:
+            raise ValueError("physical: fail and warn are fractions of the limit, at most 1")
+        if (self.kind == "ms_per_layer") != (self.layers is not None):
+            raise ValueError("physical: layers is needed by ms_per_layer, and by nothing else")
         return self
 
 
@@ -79,14 +109,37 @@ class Throughput(SpecModel):
     step: str
     metric: str = Field(pattern=NAME_PATTERN)
     unit: str
+    higher_is_better: bool = Field(True, description="false for a latency")
     flop_per_unit: float | None = Field(None, gt=0, description="floating point operations per unit of work")
     flop_source: str | None = None
+    bytes_per_unit: float | None = Field(None, gt=0, description="bytes of device memory read per unit of work")
+    bytes_source: str | None = None
+    physical: PhysicalFloor | None = Field(None, description="for GPUs; where their limits are known it is the floor")
     floors: dict[Variant, Floor]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Throughput:
+        for variant, floor in self.floors.items():
+            if floor.warn is not None and (
+                floor.warn < floor.fail if self.higher_is_better else floor.warn > floor.fail
+            ):
+                raise ValueError(
+                    f"floors.{variant}: warn must not be {'below' if self.higher_is_better else 'above'} fail"
+                )
+        if self.physical is not None and not (self.higher_is_better and self.unit.endswith("/s")):
+            raise ValueError("physical needs a rate: a unit that ends in '/s', higher is better")
+        return self
 
     @model_validator(mode="after")
     def _sourced(self) -> Throughput:
         if self.flop_per_unit is not None and not self.flop_source:
             raise ValueError("flop_per_unit needs flop_source")
+        if self.bytes_per_unit is not None and not self.bytes_source:
+            raise ValueError("bytes_per_unit needs bytes_source")
+        needs = {"mfu": self.flop_per_unit, "mbu": self.bytes_per_unit}
+        if self.physical is not None and needs.get(self.physical.kind, 1) is None:
+            work = "flop_per_unit" if self.physical.kind == "mfu" else "bytes_per_unit"
+            raise ValueError(f"physical.kind '{self.physical.kind}' needs {work}")
         return self
 
 

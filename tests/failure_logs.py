@@ -59,6 +59,8 @@ def evidence_of(recorded: Recorded, folder: Path) -> Evidence:
     facts = {"tutorial": "xscow-2", "variant": variant, "preset": "smoke", "run_id": RUN_ID, "node": "n7"}
     ledger = {**facts, "rejected": head["rejected"]} if "rejected" in head else facts
     run.ledger.write_text(json.dumps(ledger), encoding="utf-8")
+    if "result" in head:
+        run.result.write_text(head["result"], encoding="utf-8")
     if data := _result(head, variant):
         run.result.write_text(json.dumps(data), encoding="utf-8")
     word = None

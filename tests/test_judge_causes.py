@@ -17,7 +17,7 @@ from cluster_fixtures import needs_slurm
 from failure_logs import FOLDER, RECORDED, Recorded, evidence_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_support import EXPECTED, RUN_ID, good_result, make_run, small_tutorial
+from judge_support import EXPECTED, RUN_ID, good_result, make_run, small_tutorial, write_result
 from rich.console import Console
 from tiny_project import harness
 
@@ -120,6 +120,16 @@ def test_wrong_numbers_are_no_cause(tmp_path: Path) -> None:
     data = good_result()
     data["steps"]["train"]["outputs"]["test_accuracy"] = 0.1
     verdict = judge_run(gather_evidence(make_run(tmp_path / RUN_ID, data)), tutorial, EXPECTED)
+    assert verdict.overall == "fail"
+    assert verdict.cause is None
+
+
+@pytest.mark.parametrize("spoil", [{"preset": "full"}, {"image": {"sha256": "ef" * 32}}])
+def test_checks_that_explain_themselves_have_no_cause(tmp_path: Path, spoil: dict[str, Any]) -> None:
+    tutorial = small_tutorial(tmp_path / "project")
+    run = make_run(tmp_path / RUN_ID, good_result())
+    write_result(run, {**good_result(), **spoil})
+    verdict = judge_run(gather_evidence(run), tutorial, EXPECTED)
     assert verdict.overall == "fail"
     assert verdict.cause is None
 
@@ -281,6 +291,13 @@ class TestOnARealCluster:
         assert cause["id"] == "cancelled"
         assert cause["evidence"][0]["where"].startswith(("scheduler.log:", "scheduler"))
         assert cause["node"] in ("n1", "n2")
+
+    @pytest.mark.slow
+    def test_out_of_time(self, at: Path) -> None:
+        """Slurm's shortest limit is a minute, and it looks every 30 s."""
+        cause = checked(at, self.run_script(at, "#SBATCH --time=1\nsleep 300", "timeout-1"))
+        assert cause["id"] == "wall-time"
+        assert cause["evidence"][0]["where"].startswith("scheduler")
 
     def test_killed_by_signal_9(self, at: Path) -> None:
         assert checked(at, self.run_script(at, "kill -9 $$", "killed-1"))["id"] == "killed"

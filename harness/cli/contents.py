@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.catalog.catalog import LAYER, MANIFEST, WHOLE, Catalog
+from harness.catalog.catalog import LAYER, MANIFEST, WHOLE, Catalog, ImageFiles
 from harness.catalog.export import export_image
 from harness.cli.console import progress
 from harness.cli.options import SiteOption, TutorialArgument, VariantOption
@@ -216,6 +216,12 @@ def find_image(project: Project, catalog: Catalog, image: str, variant: str) -> 
     if manifest is None:
         raise UserError(f"tutorial {tutorial.id} has no image", fix=f"make build-sif TUT={image} VARIANT={variant}")
     return catalog.files(manifest).main
+
+
+def image_files(catalog: Catalog, path: Path) -> ImageFiles:
+    """A file with, where it is a layer, the stack that it needs."""
+    reference = read_reference(path)
+    return ImageFiles(path, catalog.stack_file(reference.stack, reference.stack_sha256) if reference else None)
 
 
 def _whole(catalog: Catalog, path: Path, folder: Path) -> Path:

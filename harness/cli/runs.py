@@ -14,8 +14,9 @@ from rich.table import Table
 from harness.cli.console import console, print_table
 from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
 from harness.errors import HarnessError, UserError
+from harness.history.judging import judge_all
 from harness.history.recording import record_verdicts
-from harness.judge.judge import judge_run, write_verdict
+from harness.judge.judge import write_verdict
 from harness.project import Project, parse_preset, parse_variant
 from harness.report.entry import ReportEntry, overall, report_entry
 from harness.report.html import write_html
@@ -163,17 +164,20 @@ def report(
 
 def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
     """Judge runs, write each one's verdict into its folder, and record it in the history."""
-    entries = []
+    found = []
     for run, evidence in zip(runs, gather_all(project, runs), strict=True):
         if evidence.tutorial is None:
             raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
-        tutorial = load_tutorial(project, evidence.tutorial)
-        verdict = judge_run(evidence, tutorial, expected_image(project, run))
+        found.append((evidence, load_tutorial(project, evidence.tutorial), expected_image(project, run)))
+    verdicts, problems = judge_all(project, found)
+    for run, verdict in zip(runs, verdicts, strict=True):
         write_verdict(run, verdict)
-        entries.append(report_entry(verdict, evidence, tutorial))
-    for problem in record_verdicts(project, [entry.verdict for entry in entries]):
+    for problem in [*problems, *record_verdicts(project, verdicts)]:
         typer.echo(f"warning: {problem}", err=True)
-    return entries
+    return [
+        report_entry(verdict, evidence, tutorial)
+        for verdict, (evidence, tutorial, _) in zip(verdicts, found, strict=True)
+    ]
 
 
 def write_reports(entries: Sequence[ReportEntry], folder: Path) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from harness.files import write_whole
+from harness.judge.background import NOTHING, Background
 from harness.judge.causes import explain
 from harness.judge.image import judge_image
 from harness.judge.outputs import judge_outputs
@@ -19,13 +20,19 @@ from harness.run.result import Device
 from harness.tutorial import PresetName, Tutorial
 
 
-def judge_run(evidence: Evidence, tutorial: Tutorial, expected_image: ExpectedImage | None) -> Verdict:
+def judge_run(
+    evidence: Evidence,
+    tutorial: Tutorial,
+    expected_image: ExpectedImage | None,
+    background: Background = NOTHING,
+) -> Verdict:
     """Judge one run by its tutorial.
 
     Args:
         evidence: what was found (:func:`harness.run.evidence.gather_evidence`).
         tutorial: the tutorial that was asked for.
         expected_image: the image it must have used; None (nobody knows) is a failure.
+        background: other runs and measured roofs, as far as the caller knows any.
 
     Returns:
         A verdict whose checks are exactly those of :func:`harness.judge.plan.plan_checks`.
@@ -36,7 +43,7 @@ def judge_run(evidence: Evidence, tutorial: Tutorial, expected_image: ExpectedIm
         *judge_run_state(evidence, tutorial),
         *judge_image(evidence, tutorial, expected_image, absent),
         *judge_outputs(evidence, tutorial, preset, absent),
-        *judge_throughput(evidence, tutorial, absent),
+        *judge_throughput(evidence, tutorial, absent, background),
     ]
     if evidence.result is None:
         checks = _mark_consequences(checks)

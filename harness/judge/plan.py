@@ -21,9 +21,9 @@ RUN_CHECKS = ("job", "result", "identity")
 IMAGE_CHECKS = ("digest", "definition")
 
 
-def throughput_names(metric: str) -> tuple[str, str, str]:
-    """Names of the throughput checks: against the floor, against the hardware's limit, and steadiness."""
-    return metric, f"{metric}.limit", f"{metric}.steady"
+def throughput_names(metric: str) -> tuple[str, str, str, str]:
+    """Names of the throughput checks: against the floor, the hardware's limit, steadiness, and earlier runs."""
+    return metric, f"{metric}.limit", f"{metric}.steady", f"{metric}.history"
 
 
 def output_names(expectations: Sequence[Expectation]) -> list[str]:

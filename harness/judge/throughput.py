@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from harness.gpu import gpu_limits
-from harness.judge.numbers import drift, finite, robust_spread, shown
+from harness.judge.background import NOTHING, Background, OtherRun, comparable
+from harness.judge.limits import Bounds, Roof, device_roof, highest_rate, lowest_rate
+from harness.judge.numbers import finite, shown
 from harness.judge.plan import throughput_names
+from harness.judge.statistics import (
+    CONFIDENCE,
+    MIN_EARLIER,
+    RUNS_TO_DECIDE,
+    decide,
+    drift,
+    is_worse,
+    learn,
+    robust_spread,
+    warm_up_length,
+)
 from harness.judge.verdict import Check, Status
 from harness.run.evidence import Evidence
 from harness.run.result import Device, Metric
-from harness.tutorial import Floor, Throughput, Tutorial
+from harness.tutorial import Throughput, Tutorial
 
-# A roof no CPU core reaches, so that only broken timing can exceed it: two AVX-512 fused multiply-adds a cycle
-# (2 units x 16 fp32 lanes x 2 operations) at 6 GHz, above every shipped turbo clock.
-CPU_FLOP_PER_CYCLE = 64
-CPU_MAX_HZ = 6e9
-
-# facts/gpu.md: CV 0.6-2 % on one machine, 5 % within a node class. Twice the latter is not noise.
+# Published figures: CV 0.6-2 % on one machine, 5 % within a node class. Twice the latter is not noise.
 STEADY_SPREAD = 0.10
 STEADY_DRIFT = 0.10
 STEADY_MIN_SAMPLES = 3
@@ -30,44 +37,47 @@ STEADY_RULE = (
 HEADLINE_TOLERANCE = 0.01
 
 
-@dataclass(frozen=True)
-class Roof:
-    """The most a device can compute: ``flops`` in FLOP/s, ``text`` says how that was found."""
-
-    flops: float
-    text: str
-
-
 class _Ruling(NamedTuple):
     status: Status
     message: str
     expected: str | None = None
 
 
-def judge_throughput(evidence: Evidence, tutorial: Tutorial, absent: str) -> list[Check]:
-    """The three throughput checks; ``absent`` says why, where there is no result at all."""
+def judge_throughput(
+    evidence: Evidence, tutorial: Tutorial, absent: str, background: Background = NOTHING
+) -> list[Check]:
+    """The four throughput checks.
+
+    Args:
+        absent: says why, where there is no result at all.
+        background: other runs and measured roofs, as far as the caller knows any.
+    """
     spec = tutorial.throughput
     metric, problem = _find(evidence, spec, absent)
     problem = problem or (_unsound(metric, spec) if metric else None)
-    floor = spec.floors.get("cuda" if evidence.variant == "cuda" else "cpu")
     step = evidence.result.steps.get(spec.step) if evidence.result else None
-    roof, no_roof = _roof(spec, step.device if step else None)
-    limit = roof.flops / spec.flop_per_unit if roof and spec.flop_per_unit else None
+    device = step.device if step else None
+    roof, no_roof = device_roof(device, background.roofs) if device else (None, "the step recorded no device")
+    limit, no_limit = _limit(spec, roof, no_roof)
+    bounds = lowest_rate(spec, evidence.variant, roof)
     value = finite(metric.value) if metric else None
 
     if metric is None or value is None or problem:
         cause = problem or "no value"
         rulings = [
-            _Ruling("fail", cause, _floor_text(floor, spec)),
+            _Ruling("fail", cause, _bounds_text(bounds, spec)),
             _Ruling("fail", f"no sound value to compare with the limit: {cause}"),
             _Ruling("fail", f"no sound value to check for steadiness: {cause}", STEADY_RULE),
+            _Ruling("fail", f"no sound value to compare with earlier runs: {cause}"),
         ]
     else:
         shared = bool(evidence.result and evidence.result.gpu_shared)
+        values = [value, *comparable(background.repeats, device, spec.unit)]
         rulings = [
-            judge_floor(value, floor, spec, shared=shared),
-            judge_limit(value, limit, roof, no_roof, spec),
+            judge_floor(values, bounds, spec, shared=shared),
+            judge_limit(value, limit, roof, no_limit, spec),
             judge_steadiness(metric.samples),
+            judge_history(values, background.earlier, device, spec, shared=shared),
         ]
     return [
         Check(
@@ -79,13 +89,25 @@ def judge_throughput(evidence: Evidence, tutorial: Tutorial, absent: str) -> lis
             value=value,
             unit=metric.unit if metric else None,
             expected=ruling.expected,
-            floor=floor.fail if floor else None,
+            floor=bounds.fail if bounds else None,
             limit=limit,
             fraction_of_limit=finite(value / limit) if value is not None and limit else None,
             samples=_finite_samples(metric) if index == 0 else (),
         )
         for index, (name, ruling) in enumerate(zip(throughput_names(spec.metric), rulings, strict=True))
     ]
+
+
+def _limit(spec: Throughput, roof: Roof | None, no_roof: str) -> tuple[float | None, str]:
+    """(the highest rate the hardware allows, why there is none)."""
+    if spec.flop_per_unit is None and spec.bytes_per_unit is None:
+        return None, "the tutorial does not state the work per unit (flop_per_unit)"
+    if not spec.unit.endswith("/s"):
+        return None, f"the unit {spec.unit!r} is not per second"
+    if roof is None:
+        return None, no_roof
+    limit = highest_rate(spec, roof)
+    return limit, "" if limit else "what is known of the device does not bound this work"
 
 
 def _find(evidence: Evidence, spec: Throughput, absent: str) -> tuple[Metric | None, str | None]:
@@ -106,8 +128,9 @@ def _unsound(metric: Metric, spec: Throughput) -> str | None:
     value = finite(metric.value)
     if metric.unit != spec.unit:
         return f"{spec.metric} is in {shown(metric.unit)}, the tutorial states {shown(spec.unit)}"
-    if not metric.higher_is_better:
-        return f"{spec.metric} says that lower is better, but a throughput is better when higher"
+    if metric.higher_is_better != spec.higher_is_better:
+        says, states = ("higher", "lower") if metric.higher_is_better else ("lower", "higher")
+        return f"{spec.metric} says that {says} is better, the tutorial states {states}"
     if value is None or value <= 0:
         return f"{spec.metric} is {shown(metric.value)} {metric.unit}, which is not a positive finite number"
     if len(_finite_samples(metric)) != len(metric.samples) or any(sample <= 0 for sample in metric.samples):
@@ -123,51 +146,89 @@ def _finite_samples(metric: Metric | None) -> tuple[float, ...]:
     return tuple(s for s in metric.samples if finite(s) is not None) if metric else ()
 
 
-def _floor_text(floor: Floor | None, spec: Throughput) -> str | None:
-    return None if floor is None else f"≥ {shown(floor.fail)} {spec.unit}"
+def _bounds_text(bounds: Bounds | None, spec: Throughput) -> str | None:
+    return None if bounds is None else f"{_sign(spec)} {shown(bounds.fail)} {spec.unit}"
 
 
-def judge_floor(value: float, floor: Floor | None, spec: Throughput, *, shared: bool) -> _Ruling:
-    """Slower than ``fail`` fails, slower than ``warn`` warns; a shared GPU has no floor."""
-    measured = f"{shown(value)} {spec.unit}"
-    expected = _floor_text(floor, spec)
-    if floor is None:
+def _sign(spec: Throughput) -> str:
+    return "≥" if spec.higher_is_better else "≤"
+
+
+RERUN = f"needs re-run: the median of {RUNS_TO_DECIDE} runs decides"
+
+
+def judge_floor(values: Sequence[float], bounds: Bounds | None, spec: Throughput, *, shared: bool) -> _Ruling:
+    """Slower than ``fail`` fails, slower than ``warn`` warns; of three runs or more their median decides.
+
+    A shared GPU has no floor. ``values``: this run's, then its repetitions'.
+    """
+    measured = f"{shown(values[0])} {spec.unit}"
+    expected = _bounds_text(bounds, spec)
+    if bounds is None:
         return _Ruling("fail", f"{measured}, but the tutorial states no floor for this variant")
     if shared:
         return _Ruling("skip", f"{measured} on a shared GPU: other jobs slow it down, so no floor applies", expected)
-    if value < floor.fail:
+    near = bounds.fail if bounds.warn is None else bounds.warn
+    decision = decide(values, near, higher_is_better=spec.higher_is_better)
+    judged = values[0]
+    if len(values) >= RUNS_TO_DECIDE:
+        judged = statistics.median(values)
+        measured = f"{shown(judged)} {spec.unit}, the median of {len(values)} runs"
+    again = f"; {RERUN}" if decision == "needs re-run" else ""
+    if is_worse(judged, bounds.fail, higher_is_better=spec.higher_is_better):
         message = (
-            f"too slow: {measured}, the floor is {shown(floor.fail)} ({floor.source}); "
-            "see whether another program uses the machine, and the clocks and the loader time of the run"
+            f"too slow: {measured}, the floor is {shown(bounds.fail)} ({bounds.source}); "
+            f"see whether another program uses the machine, and the clocks and the loader time of the run{again}"
         )
         return _Ruling("fail", message, expected)
-    if floor.warn is not None and value < floor.warn:
-        return _Ruling("warn", f"slow: {measured}, expected {shown(floor.warn)} or more ({floor.source})", expected)
-    return _Ruling("pass", f"{measured}, floor {shown(floor.fail)}", expected)
+    if is_worse(judged, near, higher_is_better=spec.higher_is_better):
+        message = f"slow: {measured}, expected {shown(near)} or {_better(spec)} ({bounds.source}){again}"
+        return _Ruling("warn", message, expected)
+    return _Ruling("pass", f"{measured}, floor {shown(bounds.fail)}", expected)
 
 
-def _roof(spec: Throughput, device: Device | None) -> tuple[Roof | None, str]:
-    """The device's roof, or None and why there is none."""
-    if spec.flop_per_unit is None:
-        return None, "the tutorial does not state the work per unit (flop_per_unit)"
-    if not spec.unit.endswith("/s"):
-        return None, f"the unit {spec.unit!r} is not per second"
-    if device is None:
-        return None, "the step recorded no device"
-    return device_roof(device)
+def _better(spec: Throughput) -> str:
+    return "more" if spec.higher_is_better else "less"
 
 
-def device_roof(device: Device) -> tuple[Roof | None, str]:
-    """Peak of the device in FLOP/s: GPUs used x their dense fp16 peak, or CPU threads x a bound no core reaches."""
-    if device.kind == "cpu":
-        flops = device.count * CPU_FLOP_PER_CYCLE * CPU_MAX_HZ
-        text = f"{device.count} threads × {CPU_FLOP_PER_CYCLE} FLOP/cycle × {CPU_MAX_HZ / 1e9:g} GHz"
-        return Roof(flops, text), ""
-    limits = gpu_limits(device.name, device.compute_capability)
-    if limits is None:
-        return None, f"the peak of '{device.name}' is not in harness/gpu.py"
-    peak = max(limits.fp16_tflops, limits.bf16_tflops or 0.0)
-    return Roof(device.count * peak * 1e12, f"{device.count} × {limits.name} at {peak:g} TFLOP/s"), ""
+def judge_history(
+    values: Sequence[float],
+    earlier: Sequence[OtherRun],
+    device: Device | None,
+    spec: Throughput,
+    *,
+    shared: bool,
+) -> _Ruling:
+    """Slower than earlier runs on this device model and count: a warning until three runs say so, then a failure."""
+    if shared:
+        return _Ruling("skip", "on a shared GPU: other jobs slow it down, so earlier runs are no measure")
+    known = comparable(earlier, device, spec.unit)
+    expected = learn(known, higher_is_better=spec.higher_is_better)
+    if expected is None:
+        other_units = sum(run.unit != spec.unit for run in earlier)
+        note = f"; {other_units} more are in another unit than {spec.unit}" if other_units else ""
+        message = f"{len(known)} earlier runs on this device model and count, {MIN_EARLIER} are needed{note}"
+        return _Ruling("skip", message)
+    bound = f"{_sign(spec)} {shown(expected.threshold)} {spec.unit}"
+    judged = statistics.median(values) if len(values) >= RUNS_TO_DECIDE else values[0]
+    change = judged / expected.median - 1
+    sensitivity = expected.sensitivity()
+    power = (
+        f"would notice a change of ≥ {sensitivity:.0%} with {CONFIDENCE:.0%} probability"
+        if sensitivity < 10
+        else "the earlier runs scatter too much to notice any change"
+    )
+    message = (
+        f"{shown(judged)} {spec.unit} is {change:+.1%} of the median of {expected.runs} earlier runs, "
+        f"{shown(expected.median)} (spread {expected.spread:.1%}); {power}"
+    )
+    match decide(values, expected.threshold, higher_is_better=spec.higher_is_better):
+        case "good":
+            return _Ruling("pass", message, bound)
+        case "needs re-run":
+            return _Ruling("warn", f"slower than before: {message}; {RERUN}", bound)
+        case "bad":
+            return _Ruling("fail", f"slower than before, in {len(values)} runs: {message}", bound)
 
 
 def judge_limit(value: float, limit: float | None, roof: Roof | None, no_roof: str, spec: Throughput) -> _Ruling:
@@ -188,6 +249,13 @@ def judge_steadiness(samples: list[float]) -> _Ruling:
     """A warning where the samples scatter or drift too much (``STEADY_RULE``) or are too few to tell."""
     if len(samples) < STEADY_MIN_SAMPLES:
         message = f"{len(samples)} raw samples: too few to tell whether the rate was steady"
+        return _Ruling("warn", message, STEADY_RULE)
+    warm_up = warm_up_length(samples)
+    if warm_up:
+        message = (
+            f"unsteady: the first {warm_up} of {len(samples)} samples are still warming up; "
+            "let the program drop more of them"
+        )
         return _Ruling("warn", message, STEADY_RULE)
     spread, change = robust_spread(samples), drift(samples)
     # A strong trend scatters the samples too; it is the better explanation.

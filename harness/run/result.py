@@ -44,6 +44,10 @@ class Device(_Record):
     compute_capability: tuple[int, int] | None = None
     memory_bytes: int | None = None
     driver: str | None = None
+    multiprocessors: int | None = None
+    clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    memory_bus_bits: int | None = None
 
 
 class StepError(_Record):

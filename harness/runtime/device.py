@@ -25,6 +25,8 @@ class DeviceFacts:
         compute_capability: (major, minor) of the GPU.
         memory_bytes: memory of one GPU.
         driver: version of the NVIDIA driver, None where it cannot be asked.
+        multiprocessors, clock_mhz, memory_clock_mhz, memory_bus_bits: of one GPU, at its highest clocks; None where
+            torch does not tell. From them the limits of a GPU follow that no table knows.
     """
 
     kind: str
@@ -33,6 +35,10 @@ class DeviceFacts:
     compute_capability: tuple[int, int] | None = None
     memory_bytes: int | None = None
     driver: str | None = None
+    multiprocessors: int | None = None
+    clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    memory_bus_bits: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,7 +126,17 @@ def _cuda_facts(torch: Any, index: int) -> DeviceFacts:
         compute_capability=(int(properties.major), int(properties.minor)),
         memory_bytes=int(properties.total_memory),
         driver=nvidia_driver(),
+        multiprocessors=getattr(properties, "multi_processor_count", None),
+        clock_mhz=_megahertz(properties, "clock_rate"),
+        memory_clock_mhz=_megahertz(properties, "memory_clock_rate"),
+        memory_bus_bits=getattr(properties, "memory_bus_width", None),
     )
+
+
+def _megahertz(properties: Any, name: str) -> float | None:
+    """A clock that torch names in kHz, as the CUDA runtime does; None where this torch does not name it."""
+    value = getattr(properties, name, None)
+    return value / 1000 if value else None
 
 
 def _missing_gpu(torch: Any, wanted: int, visible: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from harness.errors import HarnessError, UserError
-from harness.judge.judge import judge_run, write_verdict
+from harness.judge.judge import write_verdict
 from harness.judge.verdict import Verdict
 from harness.project import Project
 from harness.report.entry import ReportEntry, report_entry, run_name
@@ -108,7 +108,13 @@ class Target:
             if not self.given:
                 campaign.wait_for_runs(project, [self.run])
             evidence = self._as_asked(campaign.gather(project, self.run))
-            verdict = judge_run(evidence, self.tutorial, campaign.expected_image(project, self.run))
+            # SQLAlchemy is needed only here.
+            from harness.history.judging import judge_all
+
+            (verdict,), problems = judge_all(
+                project, [(evidence, self.tutorial, campaign.expected_image(project, self.run))]
+            )
+            self.notice = problems[0] if problems else None
             self.entry = report_entry(verdict, evidence, self.tutorial)
         except HarnessError as error:
             self.problem = error

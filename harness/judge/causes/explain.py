@@ -6,11 +6,15 @@ from collections.abc import Sequence
 
 from harness.judge.causes.cause import Level
 from harness.judge.causes.diagnose import Diagnosis, diagnose
+from harness.judge.causes.table import UNKNOWN
 from harness.judge.causes.trail import gather_trail
 from harness.judge.verdict import Check, EvidenceLine, FailureCause
 from harness.run.evidence import Evidence
 
 LINE_LENGTH = 400
+
+# The checks whose failure has a cause beyond themselves; a result of another run or a stale image explain themselves.
+EXPLAINED = frozenset({"job", "result", "completed", "device"})
 
 
 def explain(evidence: Evidence, checks: Sequence[Check]) -> FailureCause | None:
@@ -18,9 +22,12 @@ def explain(evidence: Evidence, checks: Sequence[Check]) -> FailureCause | None:
 
     A run that ended well and whose outputs or throughput are wrong has no cause beyond what its checks say.
     """
-    if not any(check.status == "fail" and (check.group == "run" or check.name == "device") for check in checks):
+    failed = {check.name for check in checks if check.status == "fail" and check.group in ("run", "image")}
+    if not failed & EXPLAINED:
         return None
     diagnosis = diagnose(gather_trail(evidence))
+    if diagnosis.cause is UNKNOWN and failed & EXPLAINED == {"device"}:
+        return None  # the check of the device says all there is to say
     if _may_go_on(evidence) and diagnosis.cause.level is not Level.ROOT:
         return None
     return failure_cause(diagnosis, evidence.node)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable
 
 from harness.judge.causes.cause import Matcher, Sighting
-from harness.judge.causes.tracebacks import split_speaker
 from harness.judge.causes.trail import Line, Trail
 from harness.run.evidence import Evidence
 
@@ -27,9 +26,9 @@ def said(pattern: str, *, told_late: bool = False) -> Matcher:
     compiled = re.compile(pattern)
 
     def match(trail: Trail) -> Iterable[Sighting]:
-        for index, line in enumerate(trail.lines):
-            if index not in trail.in_traceback and compiled.match(split_speaker(line.text)[1]):
-                yield Sighting(BEFORE_ALL if told_late else float(index), line)
+        for index, text in trail.spoken:
+            if compiled.match(text):
+                yield Sighting(BEFORE_ALL if told_late else float(index), trail.lines[index])
 
     return match
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.judge.causes.tracebacks import Raised, parse_tracebacks
+from harness.judge.causes.tracebacks import Raised, parse_tracebacks, split_speaker
 from harness.judge.verdict import printable
 from harness.run.evidence import Evidence
 
@@ -53,13 +53,14 @@ class Trail:
         lines: of the log, oldest first.
         raised: exceptions whose traceback was printed and which the program did not survive, in log order; then those
             that only result.json tells of.
-        in_traceback: indices of ``lines`` that quote a traceback: source text there proves nothing.
+        spoken: (index, text without the speaker's name) of the lines outside tracebacks, where source text is quoted
+            that proves nothing. Empty lines are left out.
         evidence: the run's records.
     """
 
     lines: tuple[Line, ...]
     raised: tuple[Raised, ...]
-    in_traceback: frozenset[int]
+    spoken: tuple[tuple[int, str], ...]
     evidence: Evidence
 
     @property
@@ -141,7 +142,10 @@ def make_trail(lines: Sequence[Line], evidence: Evidence) -> Trail:
         if any(exception.is_same_as(other) for other in told) or not _survived(exception, lines, quoted)
     ]
     new = [exception for exception in told if not any(exception.is_same_as(other) for other in fatal)]
-    return Trail(tuple(lines), (*fatal, *new), quoted, evidence)
+    spoken = tuple(
+        (index, split_speaker(line.text)[1]) for index, line in enumerate(lines) if line.text and index not in quoted
+    )
+    return Trail(tuple(lines), (*fatal, *new), spoken, evidence)
 
 
 def _told_by_result(evidence: Evidence) -> list[Raised]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.judge.causes.cause import Cause, Level, Sighting, cause
-from harness.judge.causes.matchers import any_of, both, died_of, exited, raised, said
+from harness.judge.causes.matchers import any_of, both, died_of, exited, fact, raised, said
 from harness.judge.causes.trail import Trail
+from harness.run.evidence import Evidence
 
 # Exceptions that only report that another process failed, or that this one was told to stop.
 REPORTERS = (
@@ -15,6 +16,13 @@ REPORTERS = (
 )
 # vLLM's parent process on its engine's death.
 _ENGINE_DIED = r"Engine core initialization failed|Engine process failed to start|EngineCore encountered an issue"
+
+
+def _reported_nothing(evidence: Evidence) -> str | None:
+    """Exit status 0 and no result."""
+    ended_well = evidence.exit_code == 0 and evidence.result is None and not evidence.result_exists
+    return "0, and there is no result.json" if ended_well else None
+
 
 RESIDUE = (
     cause(
@@ -54,6 +62,28 @@ RESIDUE = (
                 told_late=True,
             ),
         ),
+    ),
+    cause(
+        "no-result",
+        "the program ended well and reported nothing",
+        "程序正常结束，但没有报告任何结果",
+        level=Level.RESIDUE,
+        fix=(
+            "see that the program reports its step with harness.runtime (StepRun), and that the job runs every step",
+            "确认程序使用 harness.runtime（StepRun）报告该步骤，且作业运行了所有步骤",
+        ),
+        by=(fact(_reported_nothing, file="exit_code"),),
+    ),
+    cause(
+        "damaged-result",
+        "the run's result.json cannot be read",
+        "运行的 result.json 无法读取",
+        level=Level.RESIDUE,
+        fix=(
+            "submit again; the disk may have been full, or somebody edited the file",
+            "重新提交；可能是磁盘曾经写满，或文件被人改动",
+        ),
+        by=(fact(lambda evidence: evidence.result_problem if evidence.result_exists else None),),
     ),
     cause(
         "refused-input",
