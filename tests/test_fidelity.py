@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import MissingToolError
-from harness.fidelity.corpus import CaseResult, add_bases, case_names, render_table, run_case
+from harness.fidelity.corpus import CaseResult, add_bases, case_names, run_case
+from harness.fidelity.table import render_table
 from harness.fidelity.tree import compare_trees, read_tree
-from harness.fidelity.verify import Verdict, open_lab, our_converter
+from harness.fidelity.verdicts import Verdict, VerdictStore
+from harness.fidelity.verify import open_lab, our_converter
 
 CORPUS = Path(__file__).parent / "corpus"
 SMALL_PART = ("run-own-tmp", "user-runs", "stages-named", "copy-modes", "env-base-replaced", "start-inherit-entrypoint")
@@ -48,9 +50,28 @@ def test_the_table_counts_what_nobody_would_notice_apart() -> None:
         CaseResult("a", {"ours": Verdict("identical"), "other": Verdict("different", ("/x | y", "z"))}, 1.0),
         CaseResult("b", {"ours": Verdict("refused", ("why",)), "other": Verdict("failed", ("no",))}, 1.0),
     ]
-    table = render_table(results)
-    assert "| wrong silently | 0 | 1 |" in table
+    table = render_table(results, {"Docker Engine": "1.2"}, "make fidelity", "2026-11-21")
+    assert "on 2026-11-21 by `make fidelity` with Docker Engine 1.2." in table
+    assert "| wrong silently | 0 (0.0 %) | 1 (50.0 %) |" in table
     assert "| `a` | identical | **wrong silently**: /x \\| y (and 1 more) |" in table
+
+
+def test_a_verdict_is_kept_for_the_same_definition_and_the_same_case_only(tmp_path: Path) -> None:
+    case, store = tmp_path / "case", VerdictStore(tmp_path / "kept", "Docker 1")
+    case.mkdir()
+    (case / "Dockerfile").write_text("FROM x\n")
+    key = store.key(case, "Bootstrap: docker\n")
+    assert store.load(key) is None
+    store.save(key, Verdict("different", ("/x is missing",)))
+    assert store.load(key) == Verdict("different", ("/x is missing",))
+    others = {
+        store.key(case, "Bootstrap: other\n"),
+        VerdictStore(store.folder, "Docker 2").key(case, "Bootstrap: docker\n"),
+    }
+    (case / "prepare.sh").write_text("touch a\n")
+    others.add(store.key(case, "Bootstrap: docker\n"))
+    assert key not in others
+    assert len(others) == 3
 
 
 def test_the_corpus_is_large_enough() -> None:

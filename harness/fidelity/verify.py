@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from harness.definition.context import Context
 from harness.definition.convert import BaseConfig, convert
@@ -24,13 +23,13 @@ from harness.errors import CommandError, HarnessError, MissingToolError, SpecErr
 from harness.fidelity.behaviour import Behaviour, apptainer_behaviour, docker_behaviour
 from harness.fidelity.docker import Docker, docker_engine, streamed
 from harness.fidelity.tree import Entry, compare_trees, read_tree
+from harness.fidelity.verdicts import Verdict
 from harness.image.base import base_source
 from harness.image.build import remove_tree
 from harness.image.engine import Engine, find_engine
 from harness.image.process import CommandResult, run_command
 from harness.image.registry import ImageReference, LocalRegistry
 
-Outcome = Literal["identical", "different", "refused", "failed"]
 BUILD_SECONDS = 900.0
 RUN_SECONDS = 60.0
 DEBIAN = "debian:bookworm-slim"
@@ -39,19 +38,6 @@ _ISOLATED = 'mount --bind "$1" /tmp && mount --bind "$2" /var/tmp && shift 2 && 
 
 Converter = Callable[[Path], str]
 """A Dockerfile -> the text of a definition to build in the Dockerfile's folder; SpecError refuses."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one Dockerfile.
-
-    Attributes:
-        outcome: ``different`` is what nobody would notice: built, and not the same.
-        details: the differences, or why it was refused or failed.
-    """
-
-    outcome: Outcome
-    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,14 +92,15 @@ class Lab:
         onbuild = tuple(config.get("OnBuild") or ())
         return BaseConfig(config.get("User") or "", config.get("WorkingDir") or "/", shell, onbuild)
 
-    def verify(self, context: Path, converter: Converter, wanted: Reference) -> Verdict:
-        """Convert the Dockerfile of ``context``, build with Apptainer, and compare."""
-        try:
-            text = converter(context / "Dockerfile")
-        except SpecError as error:
-            return Verdict("refused", (str(error),))
-        except HarnessError as error:
-            return Verdict("failed", (str(error),))
+    def versions(self) -> dict[str, str]:
+        """What builds and is compared, by name."""
+        return {
+            "Docker Engine": self.docker.call("version", "--format", "{{.Server.Version}}"),
+            self.engine.name.capitalize(): self.engine.version,
+        }
+
+    def verify(self, text: str, context: Path, wanted: Reference) -> Verdict:
+        """Build a definition with Apptainer in the folder ``context``, and compare."""
         with tempfile.TemporaryDirectory(dir=self.work, ignore_cleanup_errors=True) as name:
             folder = Path(name)
             try:
@@ -220,6 +207,16 @@ def our_converter(lab: Lab) -> Converter:
     return converted
 
 
+def definition_or_verdict(converter: Converter, dockerfile: Path) -> str | Verdict:
+    """The definition, or the verdict where there is none."""
+    try:
+        return converter(dockerfile)
+    except SpecError as error:
+        return Verdict("refused", (str(error),))
+    except HarnessError as error:
+        return Verdict("failed", (str(error),))
+
+
 def verify_dockerfile(dockerfile: Path, cache: Path) -> Verdict:
     """Does our definition build what ``dockerfile``, in its folder, builds?
 
@@ -230,7 +227,10 @@ def verify_dockerfile(dockerfile: Path, cache: Path) -> Verdict:
         context = Path(shutil.copytree(dockerfile.parent, lab.work / "context", symlinks=True))
         if dockerfile.name != "Dockerfile":
             shutil.copy(dockerfile, context / "Dockerfile")
-        return lab.verify(context, our_converter(lab), lab.reference(context / "Dockerfile", context))
+        definition = definition_or_verdict(our_converter(lab), context / "Dockerfile")
+        if isinstance(definition, Verdict):
+            return definition
+        return lab.verify(definition, context, lab.reference(context / "Dockerfile", context))
 
 
 def _images(lab: Lab, dockerfile: Path) -> list[str]:
