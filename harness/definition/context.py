@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +84,22 @@ class Context:
                 fix="check its spelling; paths are relative to the context",
             )
         return found
+
+    def without(self, path: str, patterns: list[str], *, where: str) -> Context:
+        """This context as a COPY of ``path`` with ``--exclude`` sees it.
+
+        Raises:
+            SpecError: it cannot be looked into.
+        """
+        if not patterns:
+            return self
+        if self.root is None:
+            raise SpecError(
+                f"COPY: the context '{self.prefix}' is not here, so --exclude cannot be looked up",
+                where=where,
+                fix="convert where the context is, or name the files",
+            )
+        return replace(self, rules=self.rules.leaving_out(self._resolved(path, where), patterns))
 
     def stage(self, path: str, number: int, *, where: str) -> Staged:
         """Bring one found path to the staging folder ``number``.

@@ -75,7 +75,7 @@ def _add(state: StageState, instruction: Instruction, name: str, words: list[str
 
 
 def _set(state: StageState, instruction: Instruction, key: str, value: str) -> None:
-    if not key or re.search(r"\s", key) or "\n" in value or value != value.strip() or key.startswith("%"):
+    if not key or re.search(r"\s", key) or "\n" in value or value != value.strip() or key[0] in "%#":
         raise instruction.refuse(
             f"label '{key}' does not fit a line of a definition",
             "use a name without blanks, and one line of text without blanks at its ends",

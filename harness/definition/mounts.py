@@ -66,11 +66,11 @@ def _add(
     before: list[str],
     after: list[str],
 ) -> None:
-    target = quote_path(path)
+    target, notes = quote_path(path), f"{STAGING}/mount-{next(state.numbers)}"
     origin, source = options.get("from"), options.get("source") or options.get("src") or "/"
     if kind == "bind":
-        before.append(f"mount_in {stage(origin, source, instruction)} {target}")
-        after.insert(0, f"mount_out {target} ''")
+        before.append(f"mount_in {stage(origin, source, instruction)} {target} {notes}")
+        after.insert(0, f"mount_out {target} '' {notes}")
         return
     if origin or "source" in options or "src" in options:
         raise instruction.refuse("a cache with content from elsewhere is not supported", "COPY --from it")
@@ -78,15 +78,17 @@ def _add(
     if kind == "cache":  # it lasts for the whole build, as the first build with an empty cache sees it
         key = hashlib.sha256((options.get("id") or path).encode()).hexdigest()[:12]
         keeps = f"{STAGING}/cache-{key}"
-        before.append(f"if [ -d {keeps} ]; then mount_in {keeps} {target}; else mount_in '' {target}; fi")
+        before.append(
+            f"if [ -d {keeps} ]; then mount_in {keeps} {target} {notes}; else mount_in '' {target} {notes}; fi"
+        )
     else:
-        before.append(f"mount_in '' {target}")
+        before.append(f"mount_in '' {target} {notes}")
         before.append(f"chmod 1777 {target}")
     if "mode" in options:
         before.append(f"chmod {quote_path(options['mode'])} {target}")
     if "uid" in options or "gid" in options:
         before.append(f"chown {quote_path(options.get('uid', '0') + ':' + options.get('gid', '0'))} {target}")
-    after.insert(0, f"mount_out {target} {keeps or repr('')}")
+    after.insert(0, f"mount_out {target} {keeps or repr('')} {notes}")
 
 
 def _options(value: str) -> dict[str, str]:

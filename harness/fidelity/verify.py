@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,14 @@ from harness.image.registry import ImageReference, LocalRegistry
 BUILD_SECONDS = 900.0
 RUN_SECONDS = 60.0
 DEBIAN = "debian:bookworm-slim"
+# The machine's own environment while the image's is looked at: none of it may get into what the Dockerfile set.
+HOST_VARIABLES = {
+    "PATH": os.defpath,
+    "HOME": "/root",
+    "PYTHONPATH": "/of/the/host",
+    "UNKNOWN": "of the host",
+    "NCCL_DEBUG": "HOST",
+}
 SHARED = (Path("/tmp"), Path("/var/tmp"))
 _ISOLATED = 'mount --bind "$1" /tmp && mount --bind "$2" /var/tmp && shift 2 && exec "$@"'
 
@@ -120,15 +128,21 @@ class Lab:
             lines = compare_trees(wanted.tree, read_tree(stream))
 
         def execute(command: list[str]) -> str:
-            start = ["-q", "exec", *self.engine.run_flags(), "--cleanenv", "--contain", "--pwd", "/", str(sandbox)]
-            return self._apptainer(folder, [*start, *command], check=False).stdout
+            start = ["-q", "exec", *self.engine.run_flags(), "--contain", "--pwd", "/", str(sandbox)]
+            return self._apptainer(folder, [*start, *command], check=False, host=HOST_VARIABLES).stdout
 
-        return lines + apptainer_behaviour(execute, sandbox).differences(wanted.behaviour)
+        return lines + apptainer_behaviour(execute, sandbox, HOST_VARIABLES).differences(wanted.behaviour)
 
     def _apptainer(
-        self, folder: Path, arguments: list[str], *, cwd: Path | None = None, check: bool = True
+        self,
+        folder: Path,
+        arguments: list[str],
+        *,
+        cwd: Path | None = None,
+        check: bool = True,
+        host: Mapping[str, str] | None = None,
     ) -> CommandResult:
-        """Run Apptainer where /tmp and /var/tmp are empty folders below ``folder``."""
+        """Run Apptainer where /tmp and /var/tmp are empty folders below ``folder``, with ``host`` as all variables."""
         private = [folder / "tmp", folder / "var-tmp"]
         for path in private:
             path.mkdir(exist_ok=True)
@@ -139,7 +153,7 @@ class Lab:
         return run_command(
             [*isolated, *map(str, private), str(self.engine.path), *arguments],
             cwd=cwd or self.work,  # one that is still there with another /tmp
-            env={**os.environ, **environment, f"{prefix}_NOHTTPS": "1"},
+            env={**(os.environ if host is None else host), **environment, f"{prefix}_NOHTTPS": "1"},
             timeout_s=BUILD_SECONDS if arguments[0] == "build" else RUN_SECONDS,
             separate_stdout=arguments[0] != "build",
             check=check,
