@@ -201,22 +201,27 @@ user_owner() ( # USER[:GROUP]: whom a WORKDIR made after USER belongs to
     esac
 )""",
     "mount_in": """\
-mount_in() ( # content or '', target, a folder for notes: puts it, or an empty folder, in the target's place for one RUN
-    mkdir -p "$3"
-    path=$2
-    while [ ! -e "$path" ] && [ ! -L "$path" ]; do echo "$path" >>"$3/made"; path=$(dirname "$path"); done
-    mkdir -p "$(dirname "$2")"
-    if [ -e "$2" ] || [ -L "$2" ]; then mv "$2" "$3/aside"; fi
-    if [ -z "$1" ]; then mkdir "$2"; elif [ -d "$1" ]; then mv "$1" "$2"; else cp -a "$1" "$2"; fi
+mount_in() ( # tmpfs, ro or rw; what; target; a folder for notes: for one RUN
+    mkdir -p "$4"
+    path=$3
+    while [ ! -e "$path" ] && [ ! -L "$path" ]; do echo "$path" >>"$4/made"; path=$(dirname "$path"); done
+    mkdir -p "$(dirname "$3")"
+    if [ ! -e "$3" ]; then
+        if [ "$1" = tmpfs ] || [ -d "$2" ]; then mkdir "$3"; else : >"$3"; fi
+    fi
+    if [ "$1" = tmpfs ]; then mount -n -t tmpfs -o nosuid,nodev,mode=1777 tmpfs "$3"
+    else mount -n --bind "$2" "$3"; fi
+    [ "$1" != ro ] || mount -n -o remount,bind,ro,nosuid,nodev "$3"
 )""",
     "mount_out": """\
-mount_out() ( # target, where its content is kept or '', the notes: all is as before, also the folders above
-    if [ -n "$2" ]; then mkdir -p "$(dirname "$2")"; rm -rf "$2"; mv "$1" "$2"; else rm -rf "$1"; fi
-    if [ -e "$3/aside" ] || [ -L "$3/aside" ]; then mv "$3/aside" "$1"; fi
-    if [ -f "$3/made" ]; then
-        while IFS= read -r path; do [ ! -d "$path" ] || rmdir "$path" 2>/dev/null || true; done <"$3/made"
+mount_out() ( # target, the notes: what was made for the mount goes, where a RUN has put nothing into it
+    umount -n -l "$1"
+    if [ -f "$2/made" ]; then
+        while IFS= read -r path; do
+            if [ -d "$path" ]; then rmdir "$path" 2>/dev/null || true; elif [ ! -s "$path" ]; then rm -f "$path"; fi
+        done <"$2/made"
     fi
-    rm -rf "$3"
+    rm -r "$2"
 )""",
 }
 
