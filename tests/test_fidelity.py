@@ -64,11 +64,19 @@ def test_trees_differ_by_presence_mode_owner_and_content() -> None:
 def test_the_table_counts_what_nobody_would_notice_apart() -> None:
     results = [
         CaseResult("a", {"ours": Verdict("identical"), "other": Verdict("different", ("/x | y", "z"))}, 1.0),
-        CaseResult("b", {"ours": Verdict("refused", ("why",)), "other": Verdict("failed", ("no",))}, 1.0),
+        CaseResult(
+            "b",
+            {
+                "ours": Verdict("refused", ("why",)),
+                "other": Verdict("failed", ("in /some/where/v-a1b2c3d4/tmpa1b2c3d4/x: no",)),
+            },
+            1.0,
+        ),
     ]
     table = render_table(results, {"Docker Engine": "1.2"}, "make fidelity", "2026-11-21")
     assert "on 2026-11-21 by `make fidelity` with Docker Engine 1.2." in table
     assert "| wrong silently | 0 (0.0 %) | 1 (50.0 %) |" in table
+    assert "| failed: in x: no |" in table
     assert "| `a` | identical | **wrong silently**: /x \\| y (and 1 more) |" in table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 from harness.fidelity.behaviour import OWN_VARIABLES
@@ -16,6 +17,9 @@ _ROWS: tuple[tuple[str, Callable[[Verdict], bool]], ...] = (
     ("refused with a reason", lambda v: v.outcome == "refused"),
     ("failed (converter or build)", lambda v: v.outcome == "failed"),
 )
+
+# Folders of the machine that made the table: a lab's, and those of programs.
+_MACHINE = re.compile(r"/[\w./+-]*/v-\w{8}/(?:tmp\w{8}/|cases/)?|/[\w./+-]*/bin/(?=\w)")
 
 
 def render_table(results: list[CaseResult], versions: Mapping[str, str], command: str, day: str) -> str:
@@ -61,7 +65,7 @@ def _cell(verdict: Verdict) -> str:
     if verdict.outcome == "identical":
         return "identical"
     word = "**wrong silently**" if verdict.outcome == "different" else verdict.outcome
-    first = " ".join(verdict.details[0].split()) if verdict.details else ""
+    first = _MACHINE.sub("", " ".join(verdict.details[0].split())) if verdict.details else ""
     more = f" (and {len(verdict.details) - 1} more)" if len(verdict.details) > 1 else ""
     text = (first[:140] + "…" if len(first) > 140 else first).replace("|", "\\|").replace("<", "&lt;")
     return f"{word}: {text}{more}"
