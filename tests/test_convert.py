@@ -56,8 +56,8 @@ def test_build_arguments_reach_from_and_run() -> None:
 
 def test_env_is_frozen_where_docker_freezes_it_and_reaches_run_and_the_image() -> None:
     text = definition('FROM debian\nENV A=1 B="x y"\nENV A=2 C=${A}-${B} PATH=/opt/bin:$PATH\nRUN true\n')
-    expected = ['export A="2"', 'export B="x y"', 'export C="1-x y"', 'export PATH="/opt/bin:${PATH}"']
-    assert section(text, "environment") == expected
+    expected = ['export A="2"', 'export B="x y"', 'export C="1-x y"', 'export PATH="/opt/bin:${base_PATH}"']
+    assert section(text, "environment") == [". /.singularity.d/base-environment", *expected]
     assert [line for line in section(text, "post") if line.startswith("export C")] == ['export C="1-x y"']
 
 
@@ -149,6 +149,9 @@ def test_heredoc_and_exec_form_run() -> None:
         ("FROM a\nARG X=1\nARG X=2\n", 3, "default"),
         ("FROM a\nARG X=$PATH\n", 2, "environment"),
         ("FROM a\nLABEL a=' b'\n", 2, "label"),
+        ("FROM a\nLABEL '#a'=b\n", 2, "label"),
+        ("FROM a\nHEALTHCHECK CMD echo '{{ x }}'\n", 2, "{{"),
+        ("FROM a\nCOPY --from=b --exclude=x /y /z\n", 2, "--exclude"),
         ("FROM a\nENV a-b=c\n", 2, "name"),
         ("FROM a\nSHELL bash\n", 2, "JSON"),
         ("FROM a\nCMD []\n", 2, "ENTRYPOINT"),
@@ -172,5 +175,5 @@ def test_a_definition_holds_the_functions_that_its_commands_call() -> None:
         "RUN --mount=type=cache,target=/c true\nUSER app\nWORKDIR /w\nRUN true\n"
     )
     for name in ("receive", "received", "own", "owner", "folder", "copy", "mount_in", "mount_out", "run_as"):
-        assert f"\n{name}() {{" in text, name
-    assert "\nsend() {" in text.partition("\nBootstrap:")[0]
+        assert f"\n{name}() " in text, name
+    assert "\nsend() (" in text.partition("\nBootstrap:")[0]

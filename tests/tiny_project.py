@@ -16,7 +16,7 @@ HARNESS = Path(sys.executable).parent / "harness"
 DOCKERFILE = """\
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 FROM ${BASE_IMAGE}
-ENV GREETING="good day"
+ENV GREETING="good day" PATH=/opt/stack/bin:$PATH
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends python3 >/dev/null \\
  && rm -rf /var/lib/apt/lists/* && ln -s python3 /usr/bin/python
 COPY requirements.lock /opt/stack/requirements.lock

@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +84,22 @@ class Context:
                 fix="check its spelling; paths are relative to the context",
             )
         return found
+
+    def without(self, path: str, patterns: list[str], *, where: str) -> Context:
+        """This context as a COPY of ``path`` with ``--exclude`` sees it.
+
+        Raises:
+            SpecError: it cannot be looked into.
+        """
+        if not patterns:
+            return self
+        if self.root is None:
+            raise SpecError(
+                f"COPY: the context '{self.prefix}' is not here, so --exclude cannot be looked up",
+                where=where,
+                fix="convert where the context is, or name the files",
+            )
+        return replace(self, rules=self.rules.leaving_out(self._resolved(path, where), patterns))
 
     def stage(self, path: str, number: int, *, where: str) -> Staged:
         """Bring one found path to the staging folder ``number``.
@@ -186,21 +202,22 @@ class _Stager:
             self.staged.commands.append(f"chmod {bits:04o} {quote(target)}")
 
     def _file(self, path: str, target: str) -> None:
-        """One %files line; a name that cannot stand there is matched by a pattern, staged aside and renamed."""
+        """One %files line; a name that cannot stand there is matched by a pattern, staged aside and picked."""
         source = posixpath.join(self.context.prefix, path)
         if all(map(_PLAIN_NAME.fullmatch, (path + target.removeprefix(STAGING)).strip("/").split("/"))):
             self.staged.files.append(CopiedFile(source, target))
             return
         pattern = re.sub(r"[^\w@+=:,./-]", "?", path, flags=re.ASCII)
-        if len(self.context._glob(pattern)) != 1:
+        name = posixpath.basename(path)
+        if sum(posixpath.basename(found) == name for found in self.context._glob(pattern)) != 1:
             raise SpecError(
-                f"COPY: %files can name '{path}' only by a pattern, and '{pattern}' fits other files too",
+                f"COPY: %files can name '{path}' only by the pattern '{pattern}', which fits another file of that name",
                 where=self.where,
-                fix="rename one of them",
+                fix="rename one of the folders",
             )
-        aside = f"{self.aside}/{len(self.staged.files)}"
-        self.staged.files.append(CopiedFile(posixpath.join(self.context.prefix, pattern), aside))
-        self._run(f"mv {aside} {quote(target)}", target)
+        aside = f"{self.aside}/{len(self.staged.files)}"  # a folder for all that the pattern fits
+        self.staged.files.append(CopiedFile(posixpath.join(self.context.prefix, pattern), f"{aside}/"))
+        self._run(f"mv {quote(f'{aside}/{name}')} {quote(target)}", target)
 
     def _is_plain(self, path: str) -> bool:
         """May %files copy this folder whole?"""

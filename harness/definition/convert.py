@@ -191,7 +191,6 @@ class _Conversion:
         staged = state.context.stage(found[0], next(state.numbers), where=instruction.where)
         state.files += staged.files
         state.commands += staged.commands
-        # Kept, for the next RUN may bind it as well.
         return quote(posixpath.normpath(staged.path))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from harness.definition.context import Staged
@@ -17,14 +20,18 @@ from harness.definition.state import StageState
 from harness.definition.words import Scope, Value, expand, shell_word
 from harness.errors import SpecError
 
-_MAGIC = {b"\x1f\x8b": 0, b"BZh": 0, b"\xfd7zXZ\x00": 0, b"ustar": 257, b"\x28\xb5\x2f\xfd": 0}
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}  # type: ignore[dict-item]
 _HEREDOC = re.compile(r"""^<<(-?)(['"]?)([^'"]+)\2$""")
-_FLAGS = {"COPY": ("from", "chown", "chmod", "link"), "ADD": ("chown", "chmod", "link", "checksum")}
+_FLAGS = {
+    "COPY": ("from", "chown", "chmod", "link", "exclude"),
+    "ADD": ("chown", "chmod", "link", "checksum", "exclude"),
+}
 
 
 def copy(state: StageState, instruction: Instruction, sources_of: StageSources) -> None:
     """COPY or ADD."""
-    flags = _flags(instruction)
+    flags, excluded = _flags(instruction)
     *sources, target_text = instruction.values
     if not sources:
         raise instruction.refuse("needs a source and a target", "write both")
@@ -32,12 +39,15 @@ def copy(state: StageState, instruction: Instruction, sources_of: StageSources) 
     into_folder = target.endswith("/") or target == "."
     if len(sources) > 1 and not into_folder:
         raise instruction.refuse("several sources need a folder", f"write the target as {target}/")
-    place = _Place(state, instruction, flags, state.path(target), into_folder)
+    patterns = [state.text(pattern, instruction) for pattern in excluded]
+    place = _Place(state, instruction, flags, state.path(target), into_folder, patterns)
     heredocs = dict(instruction.heredocs)
     for source in sources:
         match = _HEREDOC.match(source)
         if match and match[3] in heredocs:
             place.heredoc(match[3], heredocs[match[3]], strips=bool(match[1]), expands=not match[2])
+        elif excluded and ("from" in flags or _is_remote(source)):
+            raise instruction.refuse("--exclude is not supported with --from or an address", "RUN rm after it")
         elif "from" in flags:
             place.sent(sources_of.send(state, flags["from"], [state.text(source, instruction)], instruction))
         elif instruction.name == "ADD" and _is_remote(source):
@@ -50,14 +60,19 @@ def copy(state: StageState, instruction: Instruction, sources_of: StageSources) 
                 place.context_path(path)
 
 
-def _flags(instruction: Instruction) -> dict[str, str]:
-    flags = {}
+def _flags(instruction: Instruction) -> tuple[dict[str, str], list[str]]:
+    """Flags with their values, and the patterns of --exclude."""
+    flags: dict[str, str] = {}
+    excluded = []
     for flag in instruction.flags:
         name, _, value = flag.removeprefix("--").partition("=")
         if name not in _FLAGS[instruction.name]:
             raise instruction.refuse(f"{flag} is not supported", "name the files, or copy plainly and RUN the rest")
-        flags[name] = value
-    return flags
+        if name == "exclude":
+            excluded.append(value)
+        else:
+            flags[name] = value
+    return flags, excluded
 
 
 def _is_remote(source: str) -> bool:
@@ -68,20 +83,29 @@ class _Place:
     """Where one COPY puts its sources."""
 
     def __init__(
-        self, state: StageState, instruction: Instruction, flags: dict[str, str], target: str, into_folder: bool
+        self,
+        state: StageState,
+        instruction: Instruction,
+        flags: dict[str, str],
+        target: str,
+        into_folder: bool,
+        excluded: list[str],
     ) -> None:
         self.state, self.instruction, self.flags, self.target = state, instruction, flags, target
         self.folder = target if into_folder else posixpath.dirname(target) or "/"
         self.into_folder = into_folder
+        self.excluded = excluded
 
     def context_path(self, path: str) -> None:
-        staged = self.state.context.stage(path, next(self.state.numbers), where=self.instruction.where)
+        context = self.state.context.without(path, self.excluded, where=self.instruction.where)
+        staged = context.stage(path, next(self.state.numbers), where=self.instruction.where)
         self.state.files += staged.files
         self.state.commands += staged.commands
-        if self.instruction.name == "ADD" and self._is_archive(path, staged):
+        packing = self._packing(path, staged) if self.instruction.name == "ADD" else None
+        if packing is not None:
             if "chown" in self.flags or "chmod" in self.flags:
                 raise self.instruction.refuse("--chown and --chmod of an archive are not supported", "RUN chown after")
-            self.state.commands.append(f"unpack {staged.path} {quote_path(self.target)}")
+            self.state.commands.append(f"unpack {quote(staged.path)} {quote_path(self.target)} {packing or repr('')}")
             return
         self._move(quote(staged.path))
 
@@ -116,29 +140,30 @@ class _Place:
         name = posixpath.basename(urlsplit(address).path)
         if self.into_folder and not name:
             raise self.instruction.refuse("the address ends without a file name", "name the target file")
-        staged = f"{STAGING}/{next(self.state.numbers)}/{name or 'file'}"
-        self.state.commands += [
-            f"mkdir -p {quote(posixpath.dirname(staged))}",
-            f"fetch {quote(address)} {quote(staged)}",
-        ]
+        staged = quote_path(f"{STAGING}/{next(self.state.numbers)}/{name or 'file'}")
+        self.state.commands.append(f"fetch {quote_path(address)} {staged}")
         if "checksum" in self.flags:
             algorithm, _, digest = self.state.text(self.flags["checksum"], self.instruction).partition(":")
             if algorithm != "sha256":
                 raise self.instruction.refuse(f"--checksum={algorithm}:… is not supported", "use sha256:…")
-            self.state.commands.append(f"echo {quote_path(digest + '  ' + staged)} | sha256sum -c - >/dev/null")
-        self._move(quote(staged))
+            self.state.commands.append(f"check_sum {quote_path(digest)} {staged}")
+        self._move(staged)
 
     def _move(self, staged: str) -> None:
         target, folder = quote_path(self.target), quote_path(self.folder)
+        owner = mode = "''"
         if "chmod" in self.flags:
-            mode = self.state.text(self.flags["chmod"], self.instruction)
-            self.state.commands.append(f"chmod -R {quote_path(mode)} {staged}")
+            mode = quote_path(self.state.text(self.flags["chmod"], self.instruction))
+            self.state.commands.append(f"chmod -R {mode} {staged}")
         if "chown" in self.flags:
-            owner = self.state.text(self.flags["chown"], self.instruction)
-            self.state.commands.append(f'own "$(owner {quote_path(owner)})" {staged} {target} {folder}')
+            owner = f'"$(owner {quote_path(self.state.text(self.flags["chown"], self.instruction))})"'
+            self.state.commands.append(f"own {owner} {staged}")
+        if "chmod" in self.flags or "chown" in self.flags:
+            self.state.commands.append(f"way {staged} {target} {folder} {owner} {mode}")
         self.state.commands.append(f"copy {staged} {target} {folder}")
 
-    def _is_archive(self, path: str, staged: Staged) -> bool:
+    def _packing(self, path: str, staged: Staged) -> str | None:
+        """The program that packed an archive, '' for none; None: it is no archive."""
         root = self.state.context.root
         if root is None:
             if re.search(r"\.(?:tar|t?gz|t?bz2|t?xz|tzst|zst)$", path):
@@ -147,26 +172,38 @@ class _Place:
                     where=self.instruction.where,
                     fix="convert where the context is, or use COPY and RUN tar",
                 )
-            return False
+            return None
         full = root / path
-        if staged.kind != "file" or not full.is_file():
-            return False
-        return _has_magic(full)
+        return packing_of(full) if staged.kind == "file" and full.is_file() else None
 
 
-def _has_magic(path: Path) -> bool:
+def packing_of(path: Path) -> str | None:
+    """The program that packed a tar archive, '' for none; None: the file is no tar archive.
+
+    Docker looks into a file to know: a packed text is copied as it is.
+    """
     with path.open("rb") as stream:
         head = stream.read(512)
-    if head[:2] == b"\x1f\x8b":
+    program = next((program for magic, program in _PACKED.items() if head.startswith(magic)), "")
+    opener = _OPENERS.get(program)
+    if opener is not None:
         try:
-            with gzip.open(path) as unzipped:
-                return unzipped.read(512)[257:262] == b"ustar"
-        except (OSError, EOFError):
-            return False
-    return any(head[offset : offset + len(magic)] == magic for magic, offset in _MAGIC.items())
+            with opener(path) as unpacked:
+                head = unpacked.read(512)
+        except (OSError, EOFError, lzma.LZMAError):
+            return None
+    elif program == "zstd":  # this Python cannot look into it, and nobody adds a single file so
+        return program
+    return program if head[257:262] == b"ustar" else None
 
 
 def _expanded(content: str, scope: Scope, instruction: Instruction) -> Value:
-    """A here-document's text: variables replaced, quotes and escapes kept as they are."""
-    kept = re.sub(r"""(\\.|["'\\])""", lambda m: "".join("\\" + c for c in m[0]), content, flags=re.DOTALL)
-    return expand(kept, scope, where=instruction.where)
+    """A here-document's text: variables replaced, escapes undone, quotes kept."""
+    escape = instruction.escape
+    kept = re.sub(
+        rf"""{re.escape(escape)}.|["']""",
+        lambda m: m[0] if m[0][0] == escape else escape + m[0],
+        content,
+        flags=re.DOTALL,
+    )
+    return expand(kept, scope, where=instruction.where, escape=escape)

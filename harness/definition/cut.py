@@ -17,7 +17,7 @@ from typing import Literal
 
 from harness.definition.model import BuildStage, Definition, Layer
 from harness.definition.shell import STAGING
-from harness.definition.writer import OWN_LIBRARY_PATH, write_definition
+from harness.definition.writer import write_definition
 
 PREVIOUS = "previous.sif"
 """What a definition of the chain calls the image it goes on from."""
@@ -37,13 +37,10 @@ def cut(definition: Definition) -> list[Definition]:
     """The chain; one definition where no cut pays. The last image is that of ``definition``, but for its own text."""
     groups = _joined(_groups(definition.layers))
     chain = []
-    uses_library_path = any("LD_LIBRARY_PATH" in v for layer in definition.layers for v in layer.variables)
     variables: tuple[str, ...] = ()
     for number, group in enumerate(groups):
         is_first, is_last = number == 0, number == len(groups) - 1
         layers = tuple(group) if is_last else tuple(replace(layer, environment=(), labels=()) for layer in group)
-        if not is_last and uses_library_path:
-            layers = (Layer(commands=(OWN_LIBRARY_PATH,)), *layers)
         if not is_first:
             layers = (Layer(commands=(_RESUME, *variables)), *layers)
         part = replace(definition, layers=layers, stages=_needed(definition.stages, group), header=())

@@ -39,6 +39,12 @@ class IgnoreRules:
                 return cls.parse(candidate.read_text(encoding="utf-8"))
         return cls()
 
+    def leaving_out(self, folder: str, patterns: list[str]) -> IgnoreRules:
+        """These rules and more patterns, each relative to ``folder``."""
+        above = "" if folder == "." else re.escape(folder + "/")
+        more = [re.compile(above + pattern_to_regex(posixpath.normpath(p)).pattern, re.DOTALL) for p in patterns]
+        return IgnoreRules((*self.rules, *((rule, True) for rule in more)))
+
     def ignores(self, path: str) -> bool:
         """Is ``path`` (relative to the context), or a folder above it, left out?"""
         parts = path.split("/")

@@ -47,7 +47,8 @@ def health_check(state: StageState, instruction: Instruction) -> None:
     else:
         command = json.dumps(words) if instruction.is_json else " ".join(words)
         text = " ".join([*instruction.flags, "CMD", command])
-    _set(state, instruction, f"{PREFIX}healthcheck", " ".join(text.split()))
+    _check_raw(instruction, text)
+    _set(state, instruction, f"{PREFIX}healthcheck", text.strip())
 
 
 def user(state: StageState, instruction: Instruction) -> None:
@@ -65,8 +66,14 @@ def user(state: StageState, instruction: Instruction) -> None:
 def on_build(state: StageState, instruction: Instruction) -> None:
     """ONBUILD: recorded; it fires in a stage that starts from this one."""
     text = re.sub(r"^\s*ONBUILD\s+", "", instruction.original, flags=re.IGNORECASE)
+    _check_raw(instruction, text)
     state.onbuild.append(text)
     _add(state, instruction, "onbuild", [" ".join(text.split())])
+
+
+def _check_raw(instruction: Instruction, text: str) -> None:
+    if "{{" in text:
+        raise instruction.refuse("its label would hold '{{', a definition's build argument", "call a script instead")
 
 
 def _add(state: StageState, instruction: Instruction, name: str, words: list[str]) -> None:
@@ -75,7 +82,7 @@ def _add(state: StageState, instruction: Instruction, name: str, words: list[str
 
 
 def _set(state: StageState, instruction: Instruction, key: str, value: str) -> None:
-    if not key or re.search(r"\s", key) or "\n" in value or value != value.strip() or key.startswith("%"):
+    if not key or re.search(r"\s", key) or "\n" in value or value != value.strip() or key[0] in "%#":
         raise instruction.refuse(
             f"label '{key}' does not fit a line of a definition",
             "use a name without blanks, and one line of text without blanks at its ends",

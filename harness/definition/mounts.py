@@ -1,4 +1,4 @@
-"""``RUN --mount``: what it gives one RUN, imitated with folders, or refused."""
+"""``RUN --mount``: what it gives one RUN, by mounts in %post, or a refusal."""
 
 from __future__ import annotations
 
@@ -66,27 +66,32 @@ def _add(
     before: list[str],
     after: list[str],
 ) -> None:
-    target = quote_path(path)
+    target, notes = quote_path(path), f"{STAGING}/mount-{next(state.numbers)}"
     origin, source = options.get("from"), options.get("source") or options.get("src") or "/"
+    after.insert(0, f"mount_out {target} {notes}")
     if kind == "bind":
-        before.append(f"mount_in {stage(origin, source, instruction)} {target}")
-        after.insert(0, f"mount_out {target} ''")
+        access = "rw" if _is_writable(options) else "ro"  # what is written is lost, for each RUN has its own copy
+        before.append(f"mount_in {access} {stage(origin, source, instruction)} {target} {notes}")
         return
     if origin or "source" in options or "src" in options:
         raise instruction.refuse("a cache with content from elsewhere is not supported", "COPY --from it")
-    keeps = ""
-    if kind == "cache":  # it lasts for the whole build, as the first build with an empty cache sees it
-        key = hashlib.sha256((options.get("id") or path).encode()).hexdigest()[:12]
-        keeps = f"{STAGING}/cache-{key}"
-        before.append(f"if [ -d {keeps} ]; then mount_in {keeps} {target}; else mount_in '' {target}; fi")
-    else:
-        before.append(f"mount_in '' {target}")
-        before.append(f"chmod 1777 {target}")
-    if "mode" in options:
-        before.append(f"chmod {quote_path(options['mode'])} {target}")
-    if "uid" in options or "gid" in options:
-        before.append(f"chown {quote_path(options.get('uid', '0') + ':' + options.get('gid', '0'))} {target}")
-    after.insert(0, f"mount_out {target} {keeps or repr('')}")
+    if kind == "tmpfs":
+        before.append(f"mount_in tmpfs '' {target} {notes}")
+        return
+    # It lasts for the whole build, as the first build with an empty cache sees it.
+    mode, owner = options.get("mode", "755"), f"{options.get('uid', '0')}:{options.get('gid', '0')}"
+    key = hashlib.sha256(" ".join([options.get("id") or path, mode, owner]).encode()).hexdigest()[:12]
+    keeps = f"{STAGING}/cache-{key}"
+    make = f"mkdir -p {keeps} && chmod {quote_path(mode)} {keeps} && chown {quote_path(owner)} {keeps}"
+    before.append(f"[ -d {keeps} ] || {{ {make}; }}")
+    before.append(f"mount_in rw {keeps} {target} {notes}")
+
+
+def _is_writable(options: dict[str, str]) -> bool:
+    for name in ("rw", "readwrite"):
+        if options.get(name, "false").lower() != "false":
+            return True
+    return any(options.get(name, "").lower() == "false" for name in ("ro", "readonly"))
 
 
 def _options(value: str) -> dict[str, str]:

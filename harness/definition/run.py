@@ -6,11 +6,11 @@ import re
 
 from harness.definition.dockerfile import Instruction
 from harness.definition.mounts import Stage, mounts
-from harness.definition.shell import is_hostile, join, quote, uses_function
+from harness.definition.shell import STAGING, is_hostile, join, quote, uses_function
 from harness.definition.state import DEFAULT_SHELL, ROOT_USERS, StageState
 
 # A RUN with one of these could tell the shell of %post, which traces its commands, from a shell of its own.
-_TELLTALE = re.compile(r"&>|>&|\b2>|\$[-@*#0]|\$\{[-@*#0]|\bcaller\b|\bset -o\b|\$SHLVL|\bBASH")
+_TELLTALE = re.compile(r"&>|>&|\b2>|\$[-@*#0]|\$\{[-@*#0]|\$\$|\bcaller\b|\bset -o\b|\$SHLVL|\bBASH")
 
 
 def shell(state: StageState, instruction: Instruction) -> None:
@@ -31,7 +31,7 @@ def run(state: StageState, instruction: Instruction, stage: Stage) -> None:
 def _command(state: StageState, instruction: Instruction) -> str:
     prefix = ""
     if state.user not in ROOT_USERS:
-        keeps_home = "env_home=1; " if "HOME" in state.environment else ""
+        keeps_home = "harness_home=1; " if "HOME" in state.environment else ""
         prefix = f"{keeps_home}run_as {quote(state.user)} "
     if instruction.is_json:
         if not prefix and not is_hostile("\n".join(instruction.values)):
@@ -39,8 +39,9 @@ def _command(state: StageState, instruction: Instruction) -> str:
         return f"( {state.enter()}; {prefix}{join(instruction.values)} )"
     body = _body(instruction)
     if body.startswith("#!"):
-        script = f"printf '%s\\n' {quote(body)} >/tmp/.harness-run\nchmod 755 /tmp/.harness-run"
-        return f"( {state.enter()}\n{script}\n{prefix or ''}/tmp/.harness-run\n)\nrm -f /tmp/.harness-run"
+        program = f"{STAGING}/run"
+        script = f"mkdir -p {STAGING}\nprintf '%s\\n' {quote(body)} >{program}\nchmod 755 {program}"
+        return f"( {state.enter()}\n{script}\n{prefix}{program}\n)"
     is_plain = state.shell == DEFAULT_SHELL and not (is_hostile(body) or _TELLTALE.search(body) or uses_function(body))
     if is_plain and not prefix:
         # Docker gives each RUN its own shell, without -e, in the working directory.

@@ -53,117 +53,179 @@ def join(words: Iterable[str]) -> str:
     return " ".join(quote(word) for word in words)
 
 
-# The order is that of their text in a definition; a name here is a command that a definition may call.
+# What a base said of its variables before this Dockerfile's ENVs; %environment refers to it.
+BASE_ENVIRONMENT = "/.singularity.d/base-environment"
+
+# The order is that of their text in a definition; a name here is a command that a definition may call. Bodies are
+# subshells: a RUN must see none of their variables.
 FUNCTIONS = {
+    "keep": f"""\
+keep() ( # name, value of a variable of the base: for %environment
+    printf "%s='%s'\\n" "$1" "$(printf %s "$2" | sed "s/'/'\\\\\\\\''/g")" >>{BASE_ENVIRONMENT}
+)""",
     "owner": """\
-owner() { # USER[:GROUP] as Docker's --chown reads it
+owner() ( # USER[:GROUP] as Docker's --chown reads it
     case $1 in
     *:*) echo "$1" ;;
     *[!0-9]*) echo "$(id -u "$1"):$(id -g "$1")" ;;
     *) echo "$1:$1" ;;
     esac
-}""",
+)""",
     "folder": """\
-folder() { # path, owner: what is missing of the path belongs to the owner
-    if [ ! -d "$1" ]; then folder "$(dirname "$1")" "$2"; mkdir "$1"; chown "$2" "$1"; fi
-}""",
+folder() ( # path, owner or '', mode or '': makes what is missing of the path
+    if [ ! -d "$1" ]; then
+        folder "$(dirname "$1")" "$2" "$3"
+        mkdir "$1"
+        [ -z "$2" ] || chown "$2" "$1"
+        case $3 in '' | *[!0-7]*) ;; *) chmod "$3" "$1" ;; esac
+    fi
+)""",
+    "way": """\
+way() ( # staged, target, the folder a file goes to, owner or '', mode or '': before a copy with --chown or --chmod
+    if [ -d "$1" ]; then folder "$2" "$4" "$5"; else folder "$3" "$4" "$5"; fi
+)""",
     # A folder's content is copied, into a folder that keeps its own mode; a file keeps its name only below a folder.
+    # A link that is the target is followed; one below it, and a file of several names, is replaced.
     "copy": """\
-copy() { # staged, target, the folder a file goes to
+copy() ( # staged, target, the folder a file goes to
     if [ -d "$1" ]; then
         mkdir -p "$2"
         chown "$(stat -c %u:%g "$2")" "$1"
         chmod "$(stat -c %a "$2")" "$1"
-        cp -a "$1/." "$2"
+        cp -a --remove-destination "$1/." "$2"
     else
-        mkdir -p "$3" && cp -a "$1" "$2"
+        mkdir -p "$3"
+        target=$2
+        [ ! -L "$target" ] || target=$(readlink -f "$target")
+        cp -a --remove-destination "$1" "$target"
     fi
-}""",
+)""",
+    # chown takes set-id bits away.
     "own": """\
-own() { # owner, staged, target, the folder a file goes to: before a copy with --chown
-    chown -R "$1" "$2"
-    if [ -d "$2" ]; then folder "$3" "$1"; else folder "$4" "$1"; fi
-}""",
+own() ( # owner, staged
+    find "$2" ! '(' -type f -perm /6000 ')' -exec chown -h "$1" {} +
+    find "$2" -type f -perm /6000 -exec sh -ec \\
+        'mode=$(stat -c %a "$1"); chown "$0" "$1"; chmod "$mode" "$1"' "$1" {} ';'
+)""",
+    # Where the image lacks the program, Debian's dpkg-deb can read all these formats as the data of a package.
     "unpack": """\
-unpack() { # archive, target
-    mkdir -p "$2" && tar -xpf "$1" --numeric-owner -C "$2"
-}""",
+unpack() ( # archive, target, the program that packed it or ''
+    mkdir -p "$2"
+    if [ -z "$3" ] || command -v "$3" >/dev/null; then tar -xpf "$1" --numeric-owner -C "$2"; exit; fi
+    if ! command -v dpkg-deb >/dev/null; then echo "ADD: the image has no $3 to unpack $1 with" >&2; exit 1; fi
+    case $3 in bzip2) suffix=bz2 ;; zstd) suffix=zst ;; *) suffix=$3 ;; esac
+    member() {
+        printf '%-16s%-12s%-6s%-6s%-8s%-10s`\\n' "$1" 0 0 0 100644 "$(stat -c %s "$2")"
+        cat "$2"
+        [ $(($(stat -c %s "$2") % 2)) = 0 ] || echo
+    }
+    aside=$(dirname "$1")
+    echo 2.0 >"$aside/version"
+    tar -cf "$aside/control" -T /dev/null
+    { printf '!<arch>\\n'; member debian-binary "$aside/version"; member control.tar "$aside/control"
+      member "data.tar.$suffix" "$1"; } >"$aside/package"
+    dpkg-deb --fsys-tarfile "$aside/package" >"$aside/unpacked"
+    tar -xpf "$aside/unpacked" --numeric-owner -C "$2"
+)""",
     "fetch": """\
-fetch() { # address, file
+fetch() ( # address, file
+    mkdir -p "$(dirname "$2")"
     if command -v curl >/dev/null; then curl -fsSL -o "$2" "$1"
     elif command -v wget >/dev/null; then wget -q -O "$2" "$1"
     elif command -v python3 >/dev/null; then
         python3 -c 'import sys, urllib.request as r; r.urlretrieve(sys.argv[1], sys.argv[2])' "$1" "$2"
-    else echo "ADD $1: the image has no curl, wget or python3 to fetch it with" >&2; return 1; fi
+    elif [ -x /usr/lib/apt/apt-helper ]; then
+        /usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file "$1" "$2" >/dev/null
+    else echo "ADD $1: the image has no curl, wget, python3 or apt to fetch it with" >&2; exit 1; fi
     chmod 600 "$2"
-}""",
+)""",
+    "check_sum": """\
+check_sum() ( # sha256, file
+    echo "$1  $2" | sha256sum -c - >/dev/null
+)""",
     "send": """\
-send() { # number, sources: packs what another stage copies from this one
+send() ( # number, sources: packs what another stage copies from this one
     out=/.harness-out/$1; number=0; shift
     mkdir -p "$out"
-    for source in "$@"; do
-        source=$(readlink -f "$source")
-        [ -e "$source" ] || { echo "COPY --from: a source is not there" >&2; return 1; }
+    for named in "$@"; do
+        source=$(readlink -f "$named")
+        [ -e "$source" ] || { echo "COPY --from: a source is not there" >&2; exit 1; }
         number=$((number + 1))
         if [ -d "$source" ]; then
             tar -cf "$out/$number.folder" --numeric-owner --exclude=./proc --exclude=./sys --exclude=./dev \\
                 --exclude='./.singularity.d' --exclude='./.harness-out' --exclude='./.exec' --exclude='./.run' \\
                 --exclude='./.shell' --exclude='./.test' --exclude='./.post.script' --exclude='./singularity' \\
                 --exclude='./environment' -C "$source" .
-        else
-            tar -cf "$out/$number.file" --numeric-owner -C "$(dirname "$source")" "$(basename "$source")"
+        else # a link that is named itself is followed, and gives the file its name
+            mkdir "$out/$number"
+            cp -a "$source" "$out/$number/$(basename "$named")"
+            tar -cf "$out/$number.file" --numeric-owner -C "$out/$number" "$(basename "$named")"
+            rm -r "$out/$number"
         fi
     done
-}""",
+)""",
     "receive": """\
-receive() { # number: unpacks what the other stage sent, owners kept
+receive() ( # number: unpacks what the other stage sent, owners kept
     for sent in "$1"/*.*; do
         mkdir -p "${sent%.*}"
         tar -xpf "$sent" --numeric-owner -C "${sent%.*}"
     done
-}""",
+)""",
     "received": """\
-received() { # packed: the path of what was in it
+received() ( # packed: the path of what was in it
     case $1 in
     *.folder) echo "${1%.*}" ;;
     *) echo "${1%.*}/$(ls -A "${1%.*}")" ;;
     esac
-}""",
+)""",
+    # It becomes the command; its names are its own, for ENV may have a variable of a plainer one.
     "run_as": """\
 run_as() { # USER[:GROUP], command: with the user's groups, and home unless ENV says another
-    user=${1%%:*} groups=--clear-groups
+    harness_user=${1%%:*} harness_groups=--clear-groups
     case $1 in
-    *:*) group=${1#*:} ;;
-    *) group=$(id -g "$user" 2>/dev/null || echo 0); ! id "$user" >/dev/null 2>&1 || groups=--init-groups ;;
+    *:*) harness_group=${1#*:} ;;
+    *)
+        harness_group=$(id -g "$harness_user" 2>/dev/null || echo 0)
+        ! id "$harness_user" >/dev/null 2>&1 || harness_groups=--init-groups ;;
     esac
-    home=$(getent passwd "$user" | cut -d: -f6)
+    harness_passwd=$(getent passwd "$harness_user" | cut -d: -f6)
     shift
-    [ -n "${env_home:-}" ] || export HOME="${home:-/}"
-    exec setpriv --reuid="$user" --regid="$group" "$groups" "$@"
+    [ -n "${harness_home:-}" ] || export HOME="${harness_passwd:-/}"
+    exec setpriv --reuid="$harness_user" --regid="$harness_group" "$harness_groups" "$@"
 }""",
     "user_owner": """\
-user_owner() { # USER[:GROUP]: whom a WORKDIR made after USER belongs to
+user_owner() ( # USER[:GROUP]: whom a WORKDIR made after USER belongs to
     case $1 in
     *:*) echo "$1" ;;
     *) echo "$(id -u "$1" 2>/dev/null || echo "$1"):$(id -g "$1" 2>/dev/null || echo 0)" ;;
     esac
-}""",
+)""",
     "mount_in": """\
-mount_in() { # content or '', target: puts it, or an empty folder, in the target's place for one RUN
-    mkdir -p "$(dirname "$2")"
-    if [ -e "$2" ] || [ -L "$2" ]; then mv "$2" "$2.harness-aside"; fi
-    if [ -z "$1" ]; then mkdir "$2"; elif [ -d "$1" ]; then mv "$1" "$2"; else cp -a "$1" "$2"; fi
-}""",
+mount_in() ( # tmpfs, ro or rw; what; target; a folder for notes: for one RUN
+    mkdir -p "$4"
+    path=$3
+    while [ ! -e "$path" ] && [ ! -L "$path" ]; do echo "$path" >>"$4/made"; path=$(dirname "$path"); done
+    mkdir -p "$(dirname "$3")"
+    if [ ! -e "$3" ]; then
+        if [ "$1" = tmpfs ] || [ -d "$2" ]; then mkdir "$3"; else : >"$3"; fi
+    fi
+    if [ "$1" = tmpfs ]; then mount -n -t tmpfs -o nosuid,nodev,mode=1777 tmpfs "$3"
+    else mount -n --bind "$2" "$3"; fi
+    [ "$1" != ro ] || mount -n -o remount,bind,ro,nosuid,nodev "$3"
+)""",
     "mount_out": """\
-mount_out() { # target, where its content is kept or '': an empty folder stays, as after Docker's mounts
-    kind=file; [ ! -d "$1" ] || kind=folder
-    if [ -n "$2" ]; then mkdir -p "$(dirname "$2")"; rm -rf "$2"; mv "$1" "$2"; else rm -rf "$1"; fi
-    if [ -e "$1.harness-aside" ] || [ -L "$1.harness-aside" ]; then mv "$1.harness-aside" "$1"
-    elif [ $kind = folder ]; then mkdir "$1"; fi
-}""",
+mount_out() ( # target, the notes: what was made for the mount goes, where a RUN has put nothing into it
+    umount -n -l "$1"
+    if [ -f "$2/made" ]; then
+        while IFS= read -r path; do
+            if [ -d "$path" ]; then rmdir "$path" 2>/dev/null || true; elif [ ! -s "$path" ]; then rm -f "$path"; fi
+        done <"$2/made"
+    fi
+    rm -r "$2"
+)""",
 }
 
-_NEEDS = {"own": ("folder",)}
+_NEEDS = {"way": ("folder",)}
 
 
 def functions_for(commands: Iterable[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.definition.dockerfile import Instruction
 from harness.definition.shell import BASE_RUNSCRIPT, join, quote
 from harness.definition.state import StageState
@@ -17,6 +19,8 @@ def cmd(state: StageState, instruction: Instruction) -> None:
 
 def entrypoint(state: StageState, instruction: Instruction) -> None:
     """ENTRYPOINT: resets a CMD that comes from the base."""
+    if instruction.is_json and instruction.values == ("",):  # Docker starts what follows, as with []
+        instruction = replace(instruction, values=())
     state.entrypoint, state.entrypoint_shell = instruction, state.shell
     if not state.cmd_is_own:
         state.cmd = None

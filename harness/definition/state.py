@@ -6,7 +6,7 @@ import copy
 import itertools
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.definition.context import Context
 from harness.definition.dockerfile import Instruction
@@ -46,7 +46,7 @@ class StageState:
         base: what follows ``From:``.
         arguments: build arguments with their defaults.
         scope: names that the next instruction can refer to.
-        environment: ENV so far; ``saved``: the base's variables that it both replaces and refers to afterwards.
+        environment: ENV so far; ``saved``: the base's variables that it refers to.
         commands, files: for %post and %files.
         variables: positions of those commands that do nothing but set variables of the shell.
         steps: what each instruction added to the two.
@@ -109,10 +109,9 @@ class StageState:
         return posixpath.normpath(posixpath.join(self.workdir, text))
 
     def keep_base_values(self, value: Value) -> Value:
-        """A value for a variable: what it says of the base's variables must not change with later ENVs."""
-        names = {p for p in _names(value) if p in self.environment}
-        self.saved |= names
-        return change(value, lambda p: type(p)("saved", p.text, "", p.operator, p.word) if _is_in(p, names) else p)
+        """A value for a variable: what it says of the base's variables is what they are while building."""
+        self.saved |= _names(value)
+        return change(value, lambda p: replace(p, kind="saved") if p.kind == "variable" else p)
 
     def enter(self) -> str:
         """The command that goes to WORKDIR."""
@@ -125,14 +124,16 @@ class StageState:
 
     def layers(self) -> tuple[Layer, ...]:
         """All of it, for a definition: a layer for each instruction; what the image says of itself is in the last."""
-        first = [f'{saved_name(n)}="${{{n}:-}}"' for n in sorted(self.saved)]
+        saved = sorted(self.saved)
+        first = [f'if [ -n "${{{n}+set}}" ]; then {saved_name(n)}=${n}; keep {saved_name(n)} "${n}"; fi' for n in saved]
+        said_again = tuple(f'if [ -n "${{{n}+set}}" ]; then {saved_name(n)}=${n}; fi' for n in saved)
         guards = [
             f'[ {"-n" if is_set else "-z"} "{{{{ {name} }}}}" ] || {{ echo "build argument {name} must '
             f'{"not be" if is_set else "stay"} empty: the definition was written for that" >&2; exit 1; }}'
             for name, is_set in sorted(self.scope.assumed.items())
             if name in self.arguments
         ]
-        layers = [Layer(commands=(*first, *guards), variables=tuple(first))]
+        layers = [Layer(commands=(*first, *guards), variables=said_again)]
         command = file = 0
         for step in self.steps:
             layers.append(
@@ -161,10 +162,6 @@ class StageState:
 def _names(value: Value) -> set[str]:
     own = {part.text for part in value if part.kind == "variable"}
     return own.union(*(_names(part.word) for part in value))
-
-
-def _is_in(part: object, names: set[str]) -> bool:
-    return getattr(part, "kind", "") == "variable" and getattr(part, "text", "") in names
 
 
 Handler = Callable[[StageState, Instruction], None]

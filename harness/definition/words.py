@@ -52,6 +52,8 @@ class Scope:
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _OPERATOR = re.compile(r":[-+]|[-+]")
+# A shell's own parameters, such as $1 and $$: Docker knows none of them, so they are empty.
+_SPECIAL = re.compile(r"[0-9]+|[@*#?$!-]")
 
 
 def literal(text: str) -> Value:
@@ -105,6 +107,8 @@ class _Reader:
                 self.position += 1
             elif character == "$" and (following == "{" or _NAME.match(following)):
                 parts.extend(self._reference())
+            elif character == "$" and (special := _SPECIAL.match(self.word, self.position)):
+                self.position = special.end()
             else:
                 parts.append(Part("text", character))
         if quote:

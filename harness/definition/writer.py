@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from harness.definition.model import BuildStage, CopiedFile, Definition, Layer
-from harness.definition.shell import BASE_RUNSCRIPT, STAGING, functions_for
-from harness.definition.words import Value, saved_name, shell_word, variables
+from harness.definition.shell import BASE_ENVIRONMENT, BASE_RUNSCRIPT, STAGING, functions_for
+from harness.definition.words import Value, shell_word
 
 # A build sees none of the machine's package configuration. `harness build` lends it as a folder bound here: /mnt is
 # there in every base, so nothing stays behind in the image.
@@ -17,18 +17,29 @@ LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
 )
 
-# Apptainer's own folder in LD_LIBRARY_PATH is none of the image's.
-OWN_LIBRARY_PATH = 'LD_LIBRARY_PATH="${LD_LIBRARY_PATH%/.singularity.d/libs}"; LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"'
-
 # Apptainer mounts the machine's own /tmp and /var/tmp, writable, while %post runs. Docker's RUN has the image's: there
 # `rm -rf /tmp/*` is a habit, and here it would delete the files of whoever builds; and what a RUN leaves in /tmp is in
-# a Docker image. The image's own folders are below those mounts, however many; a second view of the root shows them.
-# Where that cannot be had, the build ends before the first command.
+# a Docker image. The image's own folders are below those mounts, however many: they are taken away, or, where that is
+# forbidden, covered with a second view of the root. Without proof of either the build ends before the first command.
 PRIVATE_TMP = (
-    "for folder in /tmp /var/tmp; do # the image's own: the machine's are mounted here, and no command may see them",
-    '    mount -n --bind / /mnt && mount -n --bind "/mnt$folder" "$folder" && umount -n /mnt ||',
-    """        { echo "the machine's own $folder is in reach of this build" >&2; exit 1; }""",
+    "for harness_tmp in /tmp /var/tmp; do # the image's own: the machine's are mounted here, and nothing may see them",
+    '    while umount -n "$harness_tmp" 2>/dev/null; do :; done',
+    "    case $(while read -r _ _ _ _ point _; do printf ' %s ' \"$point\"; done </proc/self/mountinfo) in",
+    '    *" $harness_tmp "*)',
+    '        mount -n --bind / /mnt && mount -n --bind "/mnt$harness_tmp" "$harness_tmp" && umount -n /mnt ;;',
+    "    *' / '*) ;;",
+    "    *) false ;;",
+    """    esac || { echo "the machine's own $harness_tmp is in reach of this build" >&2; exit 1; }""",
     "done",
+)
+
+# What Apptainer adds to a build's surroundings and Docker does not: variables of its own, and the caller's input.
+LIKE_DOCKER = (
+    "exec </dev/null",
+    "unset PROMPT_COMMAND PS1 TERM",
+    'if [ "${LANG:-}" = C ]; then unset LANG; fi',
+    'LD_LIBRARY_PATH="${LD_LIBRARY_PATH%/.singularity.d/libs}"; LD_LIBRARY_PATH="${LD_LIBRARY_PATH%:}"',
+    '[ -n "$LD_LIBRARY_PATH" ] || unset LD_LIBRARY_PATH',
 )
 
 
@@ -45,8 +56,7 @@ def write_definition(definition: Definition) -> str:
     inherits = BASE_RUNSCRIPT in (definition.runscript or "")
     kept = [f"cp /.singularity.d/runscript {BASE_RUNSCRIPT}"] if inherits else []
     sections.append(_section("post", _post(layers, kept, [])))
-    environment = {name: value for layer in layers for name, value in layer.environment}
-    sections.append(_section("environment", _environment(environment)))
+    sections.append(_section("environment", environment_lines(layers)))
     labels = {name: value for layer in layers for name, value in layer.labels}
     sections.append(_section("labels", [f"{name} {value}" for name, value in labels.items()]))
     for name, body in (("runscript", definition.runscript), ("test", definition.test), ("help", definition.help_text)):
@@ -76,22 +86,17 @@ def _section(name: str, lines: list[str]) -> str:
     return f"%{name}\n" + "".join(f"{line}\n" for line in lines) if lines else ""
 
 
-def _environment(environment: dict[str, Value]) -> list[str]:
-    """Docker froze each value when it was built: a variable of the base that is replaced here is kept first."""
-    saved = sorted({name for value in environment.values() for name in _saved(value)})
-    lines = [*_own_library_path(environment.values()), *(f'{saved_name(n)}="${{{n}:-}}"' for n in saved)]
-    return [*lines, *(f"export {n}={shell_word(v)}" for n, v in environment.items())]
+def environment_lines(layers: Sequence[Layer]) -> list[str]:
+    """%environment. Docker froze each value when it was built: what the base says was kept then, the caller's is not
+    asked.
+    """
+    environment = {name: value for layer in layers for name, value in layer.environment}
+    kept = [f". {BASE_ENVIRONMENT}"] if any(map(_kept, environment.values())) else []
+    return [*kept, *(f"export {n}={shell_word(v)}" for n, v in environment.items())]
 
 
-def _saved(value: Value) -> set[str]:
-    own = {part.text for part in value if part.kind == "saved"}
-    return own.union(*(_saved(part.word) for part in value))
-
-
-def _own_library_path(values: Iterable[Value]) -> list[str]:
-    if not any("LD_LIBRARY_PATH" in variables(value) for value in values):
-        return []
-    return [OWN_LIBRARY_PATH]
+def _kept(value: Value) -> bool:
+    return any(part.kind == "saved" or _kept(part.word) for part in value)
 
 
 def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) -> list[str]:
@@ -109,8 +114,8 @@ def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) 
         # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
         "umask 022",
         *PRIVATE_TMP,
+        *LIKE_DOCKER,
         *LENT_BY_THE_BUILDER,
-        *_own_library_path([v for layer in layers for _, v in layer.environment]),
         *functions_for([*commands, *last]),
         *first,
         # %files copied under the caller's umask.

@@ -7,10 +7,20 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from harness.errors import HarnessError, MissingToolError
-from harness.fidelity.corpus import CaseResult, add_bases, case_names, render_table, run_case, spython_converter
+from harness.fidelity.corpus import (
+    CaseResult,
+    add_bases,
+    case_names,
+    run_case,
+    served,
+    spython_converter,
+    verdict_store,
+)
+from harness.fidelity.table import render_table
 from harness.fidelity.verify import open_lab, our_converter
 
 
@@ -21,19 +31,22 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", help="names; none: all")
     parser.add_argument("--table", type=Path, help="write the table here")
     parser.add_argument("--ours-only", action="store_true", help="leave spython out")
+    parser.add_argument("--fresh", action="store_true", help="build all, also what is known from an equal build")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the engines end with us
+    cache = Path(os.environ.get("HARNESS_CACHE") or "cache")
     results: list[CaseResult] = []
     missing = 0
-    with open_lab(Path(os.environ.get("HARNESS_CACHE") or "cache")) as lab:
+    with open_lab(cache) as lab, served(options.corpus / "files") as files:
         add_bases(lab, options.corpus)
-        converters = {"ours": our_converter(lab)}
+        store = None if options.fresh else verdict_store(lab, options.corpus, cache / "verdicts")
+        converters, versions = {"ours": our_converter(lab)}, lab.versions()
         if not options.ours_only:
             with contextlib.suppress(MissingToolError):
-                converters["spython"] = spython_converter()
+                converters["spython"], versions["spython"] = spython_converter()
         for name in options.cases or case_names(options.corpus):
             try:
-                result = run_case(lab, options.corpus / name, converters)
+                result = run_case(lab, options.corpus / name, converters, store=store, files=files)
             except HarnessError as error:
                 missing += 1
                 sys.stdout.write(f"{name}: no reference: {error}\n")
@@ -43,8 +56,9 @@ def main() -> int:
                 details = "".join(f"\n    {line}" for line in verdict.details[:6]) if converter == "ours" else ""
                 sys.stdout.write(f"{name} {converter}: {verdict.outcome} ({result.seconds:.1f} s){details}\n")
             sys.stdout.flush()
-            if options.table:
-                options.table.write_text(render_table(results), encoding="utf-8")
+    if options.table and not missing:
+        table = render_table(results, versions, "make fidelity", time.strftime("%Y-%m-%d", time.gmtime()))
+        options.table.write_text(table, encoding="utf-8")
     return int(missing > 0 or any(r.verdicts["ours"].outcome in ("different", "failed") for r in results))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Variables that an Apptainer image has of itself, each with its reason.
 OWN_VARIABLES = {
-    r"(APPTAINER|SINGULARITY)_.*": "Apptainer's account of itself",
+    r"(APPTAINER|SINGULARITY)_.*|USER_PATH": "Apptainer's account of itself",
     r"PS1|PROMPT_COMMAND": "Apptainer's prompt",
     r"HOME|USER|LOGNAME|SHELL|TERM|TERMINFO.*": "an Apptainer image runs as its user, in that user's home",
     r"PWD|OLDPWD|SHLVL|_": "every shell sets it",
@@ -59,14 +59,16 @@ def docker_behaviour(config: dict[str, Any]) -> Behaviour:
     """What Docker's configuration of an image promises."""
     environment = dict(pair.split("=", 1) for pair in config.get("Env") or [])
     entrypoint, cmd = config.get("Entrypoint") or [], config.get("Cmd") or []
+    if entrypoint == [""]:  # an engine starts CMD then
+        entrypoint = []
     workdir = config.get("WorkingDir") or "/"
     starts = tuple((workdir, *entrypoint, *(arguments or cmd)) for arguments in PROBE_ARGUMENTS)
     environment = {n: v for n, v in environment.items() if not _OWN.fullmatch(n)}
     return Behaviour(environment, starts, dict(config.get("Labels") or {}))
 
 
-def apptainer_behaviour(execute: Execute, sandbox: Path) -> Behaviour:
-    """What an image really does.
+def apptainer_behaviour(execute: Execute, sandbox: Path, host: Mapping[str, str]) -> Behaviour:
+    """What an image really does; a variable that is as on the ``host`` is none of the image's.
 
     Raises:
         CommandError: nothing can be run in it.
@@ -77,7 +79,7 @@ def apptainer_behaviour(execute: Execute, sandbox: Path) -> Behaviour:
         if name == "LD_LIBRARY_PATH":
             value = _LIBS.sub("", value)
         is_own = (name, value) in (("LANG", "C"), ("LD_LIBRARY_PATH", ""))  # Apptainer's, where the image is silent
-        if separator and not is_own and not _OWN.fullmatch(name):
+        if separator and not is_own and host.get(name) != value and not _OWN.fullmatch(name):
             environment[name] = value
     starts = []
     for arguments in PROBE_ARGUMENTS:

@@ -17,6 +17,8 @@ from harness.errors import CommandError, HarnessError, MissingToolError
 from harness.image.process import kill_group, run_command
 
 START_SECONDS = 30.0
+# What scripts/install-docker brings where the distribution's engine is older than today's syntax.
+OWN_PROGRAMS = Path("/opt/docker/bin")
 BUILD_SECONDS = 900.0
 
 
@@ -105,7 +107,7 @@ def docker_engine(folder: Path) -> Iterator[Docker]:
     if _answers(client, None):
         yield Docker(client, None, _has_buildkit(client))
         return
-    program = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    program = shutil.which("dockerd", path=_search_path())
     if program is None or os.geteuid() != 0:
         raise MissingToolError(
             "no Docker engine answers, and a private one needs root and dockerd",
@@ -128,11 +130,15 @@ def docker_engine(folder: Path) -> Iterator[Docker]:
 def _start(program: str, folder: Path) -> subprocess.Popen[bytes]:
     options = ["--iptables=false", "--ip6tables=false", "--bridge=none", "-H", f"unix://{folder}/docker.sock"]
     options += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/pid"]
-    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+    env = {**os.environ, "PATH": _search_path()}
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             [program, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
         )
+
+
+def _search_path() -> str:
+    return f"{OWN_PROGRAMS}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _wait(client: str, host: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -11,10 +11,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from harness.definition.context import Context
 from harness.definition.convert import BaseConfig, convert
@@ -24,6 +23,7 @@ from harness.errors import CommandError, HarnessError, MissingToolError, SpecErr
 from harness.fidelity.behaviour import Behaviour, apptainer_behaviour, docker_behaviour
 from harness.fidelity.docker import Docker, docker_engine, streamed
 from harness.fidelity.tree import Entry, compare_trees, read_tree
+from harness.fidelity.verdicts import Verdict
 from harness.image.base import base_source
 from harness.image.driver import remove_tree
 from harness.image.engine import Engine, find_engine
@@ -31,28 +31,22 @@ from harness.image.local_registry import LocalRegistry
 from harness.image.process import CommandResult, run_command
 from harness.image.reference import ImageReference
 
-Outcome = Literal["identical", "different", "refused", "failed"]
 BUILD_SECONDS = 900.0
 RUN_SECONDS = 60.0
 DEBIAN = "debian:bookworm-slim"
+# The machine's own environment while the image's is looked at: none of it may get into what the Dockerfile set.
+HOST_VARIABLES = {
+    "PATH": os.defpath,
+    "HOME": "/root",
+    "PYTHONPATH": "/of/the/host",
+    "UNKNOWN": "of the host",
+    "NCCL_DEBUG": "HOST",
+}
 SHARED = (Path("/tmp"), Path("/var/tmp"))
 _ISOLATED = 'mount --bind "$1" /tmp && mount --bind "$2" /var/tmp && shift 2 && exec "$@"'
 
 Converter = Callable[[Path], str]
 """A Dockerfile -> the text of a definition to build in the Dockerfile's folder; SpecError refuses."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one Dockerfile.
-
-    Attributes:
-        outcome: ``different`` is what nobody would notice: built, and not the same.
-        details: the differences, or why it was refused or failed.
-    """
-
-    outcome: Outcome
-    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,14 +101,15 @@ class Lab:
         onbuild = tuple(config.get("OnBuild") or ())
         return BaseConfig(config.get("User") or "", config.get("WorkingDir") or "/", shell, onbuild)
 
-    def verify(self, context: Path, converter: Converter, wanted: Reference) -> Verdict:
-        """Convert the Dockerfile of ``context``, build with Apptainer, and compare."""
-        try:
-            text = converter(context / "Dockerfile")
-        except SpecError as error:
-            return Verdict("refused", (str(error),))
-        except HarnessError as error:
-            return Verdict("failed", (str(error),))
+    def versions(self) -> dict[str, str]:
+        """What builds and is compared, by name."""
+        return {
+            "Docker Engine": self.docker.call("version", "--format", "{{.Server.Version}}"),
+            self.engine.name.capitalize(): self.engine.version,
+        }
+
+    def verify(self, text: str, context: Path, wanted: Reference) -> Verdict:
+        """Build a definition with Apptainer in the folder ``context``, and compare."""
         with tempfile.TemporaryDirectory(dir=self.work, ignore_cleanup_errors=True) as name:
             folder = Path(name)
             try:
@@ -134,15 +129,21 @@ class Lab:
             lines = compare_trees(wanted.tree, read_tree(stream))
 
         def execute(command: list[str]) -> str:
-            start = ["-q", "exec", *self.engine.run_flags(), "--cleanenv", "--contain", "--pwd", "/", str(sandbox)]
-            return self._apptainer(folder, [*start, *command], check=False).stdout
+            start = ["-q", "exec", *self.engine.run_flags(), "--contain", "--pwd", "/", str(sandbox)]
+            return self._apptainer(folder, [*start, *command], check=False, host=HOST_VARIABLES).stdout
 
-        return lines + apptainer_behaviour(execute, sandbox).differences(wanted.behaviour)
+        return lines + apptainer_behaviour(execute, sandbox, HOST_VARIABLES).differences(wanted.behaviour)
 
     def _apptainer(
-        self, folder: Path, arguments: list[str], *, cwd: Path | None = None, check: bool = True
+        self,
+        folder: Path,
+        arguments: list[str],
+        *,
+        cwd: Path | None = None,
+        check: bool = True,
+        host: Mapping[str, str] | None = None,
     ) -> CommandResult:
-        """Run Apptainer where /tmp and /var/tmp are empty folders below ``folder``."""
+        """Run Apptainer where /tmp and /var/tmp are empty folders below ``folder``, with ``host`` as all variables."""
         private = [folder / "tmp", folder / "var-tmp"]
         for path in private:
             path.mkdir(exist_ok=True)
@@ -153,7 +154,7 @@ class Lab:
         return run_command(
             [*isolated, *map(str, private), str(self.engine.path), *arguments],
             cwd=cwd or self.work,  # one that is still there with another /tmp
-            env={**os.environ, **environment, f"{prefix}_NOHTTPS": "1"},
+            env={**(os.environ if host is None else host), **environment, f"{prefix}_NOHTTPS": "1"},
             timeout_s=BUILD_SECONDS if arguments[0] == "build" else RUN_SECONDS,
             separate_stdout=arguments[0] != "build",
             check=check,
@@ -221,6 +222,16 @@ def our_converter(lab: Lab) -> Converter:
     return converted
 
 
+def definition_or_verdict(converter: Converter, dockerfile: Path) -> str | Verdict:
+    """The definition, or the verdict where there is none."""
+    try:
+        return converter(dockerfile)
+    except SpecError as error:
+        return Verdict("refused", (str(error),))
+    except HarnessError as error:
+        return Verdict("failed", (str(error),))
+
+
 def verify_dockerfile(dockerfile: Path, cache: Path) -> Verdict:
     """Does our definition build what ``dockerfile``, in its folder, builds?
 
@@ -231,7 +242,10 @@ def verify_dockerfile(dockerfile: Path, cache: Path) -> Verdict:
         context = Path(shutil.copytree(dockerfile.parent, lab.work / "context", symlinks=True))
         if dockerfile.name != "Dockerfile":
             shutil.copy(dockerfile, context / "Dockerfile")
-        return lab.verify(context, our_converter(lab), lab.reference(context / "Dockerfile", context))
+        definition = definition_or_verdict(our_converter(lab), context / "Dockerfile")
+        if isinstance(definition, Verdict):
+            return definition
+        return lab.verify(definition, context, lab.reference(context / "Dockerfile", context))
 
 
 def _images(lab: Lab, dockerfile: Path) -> list[str]:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.definition.model import Definition, Layer
-from harness.definition.words import shell_word
-from harness.definition.writer import write_definition
+from harness.definition.writer import environment_lines, write_definition
 from harness.errors import HarnessError
 from harness.image.engine import Engine
 from harness.image.process import run_command
@@ -106,8 +105,7 @@ def overlay_files(definition: Definition, layer: Layer, root: Path, stage: Stage
     header, mark, _ = stage.environment.partition(ENVIRONMENT_MARK)
     if not mark:
         raise HarnessError(f"the stage's /{ENVIRONMENT_FILE} has an unknown form", fix="build with --no-overlay")
-    variables = {name: value for below in definition.layers for name, value in below.environment}
-    exports = "".join(f"export {name}={shell_word(value)}\n" for name, value in variables.items())
+    exports = "".join(f"{line}\n" for line in environment_lines(definition.layers))
     labels = {**stage.labels, **dict(layer.labels)}
     if definition.help_text is not None:
         labels["org.label-schema.usage"] = f"/{HELP_FILE}"
