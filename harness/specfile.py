@@ -39,17 +39,26 @@ def load_spec(path: Path, model: type[SpecT]) -> SpecT:
     """Read ``path`` as TOML into ``model``.
 
     Raises:
-        SpecError: the file is missing, is not TOML (with line and column), or does not fit (with key and valid values).
+        SpecError: as :func:`read_toml`, or it does not fit (with key and valid values).
+    """
+    return validate_spec(read_toml(path), model, where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of ``path``.
+
+    Raises:
+        SpecError: the file is missing, or is not TOML (with line and column).
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return data
     except FileNotFoundError:
         raise SpecError("no such file", where=str(path)) from None
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from error
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"not valid TOML: {error}", where=str(path)) from error
-    return validate_spec(data, model, where=str(path))
 
 
 def validate_spec(data: dict[str, Any], model: type[SpecT], *, where: str) -> SpecT:

@@ -46,7 +46,7 @@ class _Ruling(NamedTuple):
 
 def judge_throughput(evidence: Evidence, tutorial: Tutorial, absent: str) -> list[Check]:
     """The three throughput checks; ``absent`` says why, where there is no result at all."""
-    spec = tutorial.throughput
+    spec = tutorial.throughput.under(evidence.preset)
     metric, problem = _find(evidence, spec, absent)
     problem = problem or (_unsound(metric, spec) if metric else None)
     floor = spec.floors.get("cuda" if evidence.variant == "cuda" else "cpu")
