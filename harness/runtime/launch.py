@@ -25,7 +25,7 @@ from types import FrameType
 from harness.runtime import environment
 from harness.runtime.errors import EXIT_USER_ERROR, ProgramError
 
-NOTICE_S = 10  # for the other ranks to fail on their own when one has failed: they may know more about why
+NOTICE_S = 5  # for the other ranks to fail on their own when one has failed: they may know more about why
 KILL_AFTER_S = 10  # between SIGTERM and SIGKILL
 _PR_SET_PDEATHSIG = 1
 
