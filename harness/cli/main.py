@@ -10,7 +10,7 @@ from types import FrameType
 import typer
 
 from harness import __version__
-from harness.cli import cluster, contents, demo, doctor, images, jobs, keys, runs
+from harness.cli import cluster, contents, demo, doctor, images, jobs, keys, pages, runs
 from harness.errors import CommandError, HarnessError
 
 DEBUG_VARIABLE = "HARNESS_DEBUG"
@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cluster.app, name="cluster")
-for family in (images, contents, jobs, runs, keys, doctor, demo):
+for family in (images, contents, jobs, pages, runs, keys, doctor, demo):
     family.register(app)
 
 

@@ -82,7 +82,7 @@ class Equal(RankCase):
         self.assertNotAlmostEqual(said[1]["losses"][0], said[1]["losses"][-1], places=3)
 
     def test_the_programs_in_single_precision(self) -> None:
-        """The loss before and after one step, to 1e-5. After a few more steps the roundings of single precision themselves
+        """The loss before and after one step, to 1e-5. After a few more steps the roundings of single precision alone
         make a difference of a per cent (the order of an image's colours in memory is enough): hence the test above.
         """
         cases = (("scow-3", "train_loss", (1, 2, 3), "124"), ("xscow-3", "train_loss_curve", (1, 2), "85"))
