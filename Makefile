@@ -12,7 +12,7 @@ VIA ?= here
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all explain bench-images inspect rebuild defs jobs submit \
+.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all explain bench-images inspect rebuild defs jobs docs submit \
 	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
@@ -47,7 +47,7 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 	.venv/bin/lint-imports --no-logo
 	@if command -v shellcheck; then shellcheck -x .ci/run scripts/* jobs/*.job jobs/lib/*.sh; \
 	else echo "no shellcheck here" && test -z "$$CI"; fi
-	$(HARNESS) defs --check && $(HARNESS) jobs --check && $(HARNESS) lock --check
+	$(HARNESS) defs --check && $(HARNESS) jobs --check && $(HARNESS) docs --check && $(HARNESS) lock --check
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
 	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE)
@@ -72,6 +72,9 @@ defs: setup ## Write defs/*.def from the tutorials and their stacks
 
 jobs: setup ## Write jobs/*.job from the tutorials, for SITE
 	$(HARNESS) jobs --site $(SITE)
+
+docs: setup ## Write docs/tutorials/*.md from the tutorials, in both languages
+	$(HARNESS) docs
 
 submit: setup ## Submit TUT as a job and return
 	$(HARNESS) submit $(TUT) --variant $(VARIANT) --preset $(PRESET) --site $(SITE)

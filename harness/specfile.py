@@ -39,7 +39,16 @@ def load_spec(path: Path, model: type[SpecT]) -> SpecT:
     """Read ``path`` as TOML into ``model``.
 
     Raises:
-        SpecError: the file is missing, is not TOML (with line and column), or does not fit (with key and valid values).
+        SpecError: as :func:`read_toml`, or it does not fit (with key and valid values).
+    """
+    return validate_spec(read_toml(path), model, where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of ``path``.
+
+    Raises:
+        SpecError: the file is missing, or is not TOML (with line and column).
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,7 +56,7 @@ def load_spec(path: Path, model: type[SpecT]) -> SpecT:
         raise SpecError("no such file", where=str(path)) from None
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text ({error.reason} at byte {error.start})", where=str(path)) from error
-    return validate_spec(parse_toml(text, where=str(path)), model, where=str(path))
+    return parse_toml(text, where=str(path))
 
 
 def parse_toml(text: str, *, where: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,7 +19,7 @@ from harness.expectation import not_finite
 from harness.project import PresetName as PresetName
 from harness.project import Project
 from harness.project import Variant as Variant
-from harness.specfile import LocalizedText, SpecModel, load_spec
+from harness.specfile import LocalizedText, SpecModel, read_toml, validate_spec
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 
@@ -31,6 +32,7 @@ class Resources(SpecModel):
     cpus: int = Field(ge=1, description="cores per node")
     memory_gb: float = Field(gt=0, description="host memory per node, GiB")
     minutes: int = Field(ge=1, description="wall time limit")
+    processes_per_node: int = Field(1, ge=1, description="ranks of a distributed step on each node")
 
 
 class DataSet(SpecModel):
@@ -48,6 +50,7 @@ class Step(SpecModel):
 
     name: str = Field(pattern=NAME_PATTERN)
     program: str = Field(description="file of the tutorial's folder, run by the image's python")
+    distributed: bool = Field(False, description="started once per rank: nodes x processes_per_node times")
     parameters: dict[str, Scalar] = Field(
         default_factory=dict, description="the original's values; each becomes --key value (a bool: --key or nothing)"
     )
@@ -103,6 +106,14 @@ class PhysicalFloor(SpecModel):
         return self
 
 
+class PresetThroughput(SpecModel):
+    """What differs where a preset computes something smaller or larger than the original; floors by variant."""
+
+    flop_per_unit: float | None = Field(None, gt=0)
+    flop_source: str | None = None
+    floors: dict[Variant, Floor] = Field(default_factory=dict)
+
+
 class Throughput(SpecModel):
     """The metric that says whether the tutorial runs as fast as this machine allows."""
 
@@ -116,6 +127,7 @@ class Throughput(SpecModel):
     bytes_source: str | None = None
     physical: PhysicalFloor | None = Field(None, description="for GPUs; where their limits are known it is the floor")
     floors: dict[Variant, Floor]
+    presets: dict[PresetName, PresetThroughput] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> Throughput:
@@ -132,8 +144,10 @@ class Throughput(SpecModel):
 
     @model_validator(mode="after")
     def _sourced(self) -> Throughput:
-        if self.flop_per_unit is not None and not self.flop_source:
-            raise ValueError("flop_per_unit needs flop_source")
+        parts: list[Throughput | PresetThroughput] = [self, *self.presets.values()]
+        for part in parts:
+            if part.flop_per_unit is not None and not part.flop_source:
+                raise ValueError("flop_per_unit needs flop_source")
         if self.bytes_per_unit is not None and not self.bytes_source:
             raise ValueError("bytes_per_unit needs bytes_source")
         needs = {"mfu": self.flop_per_unit, "mbu": self.bytes_per_unit}
@@ -141,6 +155,14 @@ class Throughput(SpecModel):
             work = "flop_per_unit" if self.physical.kind == "mfu" else "bytes_per_unit"
             raise ValueError(f"physical.kind '{self.physical.kind}' needs {work}")
         return self
+
+    def under(self, preset: str | None) -> Throughput:
+        """This, with what differs under ``preset``; unchanged where nothing does."""
+        own = next((part for name, part in self.presets.items() if name == preset), PresetThroughput())
+        changes: dict[str, Any] = {"floors": {**self.floors, **own.floors}}
+        if own.flop_per_unit is not None:
+            changes |= {"flop_per_unit": own.flop_per_unit, "flop_source": own.flop_source}
+        return self.model_copy(update=changes)
 
 
 class Tutorial(SpecModel):
@@ -150,6 +172,10 @@ class Tutorial(SpecModel):
     title: LocalizedText
     summary: LocalizedText
     stack: str
+    like: str | None = Field(
+        None, description="another tutorial: what this file does not say is as there, and the programs are those"
+    )
+    modules: list[str] = Field(default_factory=list, description="files of the folder that the programs import")
     steps: list[Step] = Field(min_length=1)
     presets: dict[PresetName, Preset]
     resources: dict[Variant, Resources]
@@ -180,6 +206,11 @@ class Tutorial(SpecModel):
             if not_finite(expectation):
                 raise ValueError(f"expectation '{expectation.name}' has a number that is not finite")
         return self
+
+    @property
+    def program_folder(self) -> str:
+        """The folder below ``tutorials/`` that holds the programs."""
+        return self.like or self.id
 
     @property
     def stem(self) -> str:
@@ -253,12 +284,34 @@ def load_tutorial(project: Project, name: str) -> Tutorial:
     """
     tutorial_id = resolve_id(project, name)
     path = project.tutorial_file(tutorial_id)
-    tutorial = load_spec(path, Tutorial)
+    tutorial = validate_spec(_with_likeness(project, path), Tutorial, where=str(path))
     if tutorial.id != tutorial_id:
         raise SpecError(f"id is '{tutorial.id}' but the folder is '{tutorial_id}'", where=str(path))
+    folder = project.tutorials / tutorial.program_folder
     for step in tutorial.steps:
-        if not (path.parent / step.program).is_file():
+        if not (folder / step.program).is_file():
             raise SpecError(
                 f"step '{step.name}' names the program '{step.program}', which is not there", where=str(path)
             )
+    for module in tutorial.modules:
+        if not (folder / module).is_file():
+            raise SpecError(f"modules names '{module}', which is not there", where=str(path))
     return tutorial
+
+
+def _with_likeness(project: Project, path: Path) -> dict[str, Any]:
+    """The file's content on top of the tutorial it is like, whole keys at a time.
+
+    Raises:
+        SpecError: that tutorial does not exist, or is itself like another.
+    """
+    data = read_toml(path)
+    if "like" not in data:
+        return data
+    valid = [other for other in tutorial_ids(project) if other != path.parent.name]
+    if data["like"] not in valid:
+        raise SpecError(f"like is {data['like']!r}, no other tutorial; valid: {', '.join(valid)}", where=str(path))
+    base = read_toml(project.tutorial_file(data["like"]))
+    if "like" in base:
+        raise SpecError(f"like is '{data['like']}', which is itself like '{base['like']}'; name that", where=str(path))
+    return {**base, **data}

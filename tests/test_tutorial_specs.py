@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from harness.definition.tutorial_image import tutorial_definition
+from harness.definition.writer import write_definition
 from harness.errors import SpecError, UserError
+from harness.job.render import render_job
 from harness.project import PRESETS, Project
+from harness.site import load_site
 from harness.tutorial import NumberExpectation, bare_number, load_tutorial, resolve_id, tutorial_ids
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +23,7 @@ IDS = tutorial_ids(PROJECT)
 
 
 def test_there_are_tutorials() -> None:
-    assert {"mnist", "xscow-1", "xscow-2"} <= set(IDS)
+    assert {"mnist", "xscow-1", "xscow-2", "xscow-3", "scow-0", "scow-1", "scow-3"} <= set(IDS)
 
 
 @pytest.mark.parametrize("tutorial_id", IDS)
@@ -59,7 +63,7 @@ def program_defaults(path: Path) -> dict[str, Any]:
 def test_the_programs_defaults_are_the_files_parameters(tutorial_id: str) -> None:
     tutorial = load_tutorial(PROJECT, tutorial_id)
     for step in tutorial.steps:
-        defaults = program_defaults(PROJECT.tutorial_file(tutorial_id).parent / step.program)
+        defaults = program_defaults(PROJECT.tutorials / tutorial.program_folder / step.program)
         if defaults:  # a program may be somebody else's
             assert defaults == step.parameters
 
@@ -118,6 +122,73 @@ def test_a_broken_file_is_one_line_with_file_and_key(
     assert help_text in message
     assert "\n" not in message
     assert caught.value.exit_code == 2
+
+
+def write_like(copy: Project, text: str) -> Path:
+    path = copy.tutorial_file("scow-2")
+    path.parent.mkdir()
+    path.write_text(f'id = "scow-2"\n{text}\n', encoding="utf-8")
+    return path
+
+
+def test_a_tutorial_like_another_says_only_what_differs(copy: Project) -> None:
+    resources = "[resources.cpu]\ncpus = 3\nmemory_gb = 1\nminutes = 1"
+    write_like(copy, f'like = "xscow-2"\ntitle = {{ en = "The same", zh = "相同" }}\n{resources}')
+    tutorial, base = load_tutorial(copy, "scow-2"), load_tutorial(copy, "xscow-2")
+    assert (tutorial.id, tutorial.title.en, tutorial.stem) == ("scow-2", "The same", "scow-2")
+    assert tutorial.expectations == base.expectations
+    assert list(tutorial.resources) == ["cpu"], "a key is replaced whole"
+    assert tutorial.program_folder == "xscow-2"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('like = "xscow-9"', "no other tutorial; valid: xscow-2"),
+        ('like = "scow-2"', "no other tutorial; valid: xscow-2"),
+        ("like = 2", "no other tutorial; valid: xscow-2"),
+        ('like = "xscow-2"\nmodules = ["nn.py"]', "modules names 'nn.py', which is not there"),
+    ],
+)
+def test_a_likeness_that_cannot_be(copy: Project, text: str, words: str) -> None:
+    path = write_like(copy, text)
+    with pytest.raises(SpecError) as caught:
+        load_tutorial(copy, "scow-2")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+
+
+def test_a_likeness_of_a_likeness_is_refused(copy: Project) -> None:
+    write_like(copy, 'like = "xscow-2"')
+    third = copy.tutorial_file("scow-9")
+    third.parent.mkdir()
+    third.write_text('id = "scow-9"\nlike = "scow-2"\n', encoding="utf-8")
+    with pytest.raises(SpecError, match="itself like 'xscow-2'; name that"):
+        load_tutorial(copy, "scow-9")
+
+
+def test_modules_travel_with_the_program_and_a_distributed_step_is_launched() -> None:
+    tutorial = load_tutorial(PROJECT, "scow-3")
+    definition = write_definition(tutorial_definition(PROJECT, tutorial, "cpu"))
+    assert "tutorials/scow-3/resnet.py /opt/tutorial/resnet.py\n" in definition
+    assert "exec python -m harness.runtime.launch /opt/tutorial/train.py" in definition
+    assert "harness.runtime.launch /opt" not in write_definition(
+        tutorial_definition(PROJECT, load_tutorial(PROJECT, "mnist"), "cpu")
+    )
+    job = render_job(PROJECT, tutorial, "cuda", load_site(PROJECT, "default"))
+    assert "job_need_gpus 2\n" in job
+    assert 'job_ranks 1 2 train "$@"\n' in job
+
+
+def test_a_preset_may_have_its_own_work_per_unit_and_floors() -> None:
+    throughput = load_tutorial(PROJECT, "xscow-3").throughput
+    smoke, full = throughput.under("smoke"), throughput.under("full")
+    assert full == throughput
+    assert smoke.flop_per_unit is not None and full.flop_per_unit is not None
+    assert smoke.flop_per_unit < full.flop_per_unit / 100
+    assert smoke.floors["cpu"].fail > full.floors["cpu"].fail
+    assert set(smoke.floors) == set(full.floors)
+    assert throughput.under(None) == throughput
 
 
 def test_a_file_that_is_not_text(copy: Project) -> None:

@@ -16,9 +16,12 @@ from tiny_project import REPOSITORY, harness, image_of
 
 from harness.catalog.catalog import Catalog
 from harness.cluster import ClusterSpec, PrivateCluster
+from harness.project import Project, image_name
+from harness.run.result import load_result
+from harness.tutorial import load_tutorial
 
-TUTORIALS = ("mnist", "xscow-1", "xscow-2")
-IMAGES = ("mnist.cpu", "tutorial1.cpu", "tutorial2.cpu")
+TUTORIALS = ("mnist", "xscow-1", "xscow-2", "xscow-3", "scow-0", "scow-1", "scow-3")
+IMAGES = tuple(image_name(load_tutorial(Project(REPOSITORY), name).stem, "cpu") for name in TUTORIALS)
 pytestmark = [pytest.mark.apptainer, pytest.mark.image]
 
 
@@ -62,6 +65,9 @@ def test_all_smoke_runs_pass_as_slurm_jobs_in_their_images(
         "xscow-2.cpu.smoke::train::output::test_accuracy[data_source=digits] PASSED",
         "mnist.cpu.smoke::train::output::test_accuracy[data_source=digits] PASSED",
         "xscow-1.cpu.smoke::train::throughput::train_throughput PASSED",
+        "scow-3.cpu.smoke::train::output::world_size PASSED",
+        "xscow-3.cpu.smoke::train::output::reload_difference PASSED",
+        "scow-0.cpu.smoke::check::output::problem_count PASSED",
         "mnist.cpu.smoke::image::digest PASSED",
     ):
         assert check in done.stdout
@@ -71,7 +77,7 @@ def test_all_smoke_runs_pass_as_slurm_jobs_in_their_images(
         assert manifest is not None
         assert any(value == manifest.sha256 for _, value in properties)
     page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") >= len(TUTORIALS)
+    assert page.count("data:image/png;base64,") >= len(TUTORIALS) - 1  # scow-0 draws nothing
 
 
 def test_the_programs_read_real_files_refuse_broken_ones_and_repeat_by_seed(catalog: Catalog) -> None:
@@ -79,11 +85,32 @@ def test_the_programs_read_real_files_refuse_broken_ones_and_repeat_by_seed(cata
     done = inside(
         catalog,
         "tutorial2.cpu",
-        *("env", "-C", "/mnt/tests/in_image", "python", "-m", "unittest", "-v", "test_programs"),
+        *("env", "-C", "/mnt/tests/in_image", "python", "-m", "unittest", "-v", "test_programs", "test_ranks"),
         bind=f"{REPOSITORY}:/mnt:ro",
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "skipped" not in done.stderr
+
+
+@needs_slurm
+def test_ranks_on_two_nodes_meet_and_are_one_run(
+    catalog: Catalog, slurm_cluster: PrivateCluster, tmp_path: Path
+) -> None:
+    """scow-3 on two virtual nodes, two processes each, by plain sbatch."""
+    environment = {**os.environ, **slurm_cluster.environment(), "CATALOG": str(catalog.root), "PRESET": "smoke"}
+    environment["RUN_ID"] = f"two-nodes-{os.getpid()}"
+    folder = REPOSITORY / "runs" / environment["RUN_ID"]
+    short = ["--epochs", "2", "--max-images", "200"]
+    command = ["sbatch", "--wait", "--nodes=2", f"--output={tmp_path}/log", "jobs/scow-3.apptainer.cpu.job", *short]
+    try:
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text(encoding="utf-8")
+        outputs = load_result(folder / "result.json").steps["train"].outputs
+        assert outputs["world_size"] == 4
+        assert [member["node"] for member in outputs["ranks"]] == ["n1", "n1", "n2", "n2"]
+        assert not list(folder.glob(".rendezvous*"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_image_is_closed_to_the_users_own_packages_and_keeps_nothing_of_the_builder(catalog: Catalog) -> None:

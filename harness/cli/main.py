@@ -44,6 +44,7 @@ def _add_commands(first_word: str) -> None:
         jobs,
         keys,
         lock,
+        pages,
         roof,
         runs,
     )
@@ -51,7 +52,7 @@ def _add_commands(first_word: str) -> None:
     app.add_typer(catalog.app, name="catalog")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(lock.app, name="lock")
-    for family in (images, build, explain, contents, jobs, runs, history, roof, keys, doctor, demo):
+    for family in (images, build, explain, contents, jobs, pages, runs, history, roof, keys, doctor, demo):
         family.register(app)
 
 

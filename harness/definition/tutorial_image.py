@@ -84,7 +84,8 @@ def _whole(project: Project, stack: Stack, base: Definition, tutorial: Tutorial,
 
 def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> Layer:
     """What a tutorial adds to its stack: its programs, the runtime library, labels; data alone, no commands."""
-    programs = [f"tutorials/{tutorial.id}/{program}" for program in dict.fromkeys(s.program for s in tutorial.steps)]
+    names = dict.fromkeys([*(step.program for step in tutorial.steps), *tutorial.modules])
+    programs = [f"tutorials/{tutorial.program_folder}/{name}" for name in names]
     runtime = project.runtime_package
     sources = [
         *((program, f"{PROGRAMS}/{Path(program).name}") for program in programs),
@@ -226,7 +227,8 @@ def _runscript(tutorial: Tutorial) -> str:
     for step in tutorial.steps:
         for preset in PRESETS:
             words = _arguments(tutorial.parameters(step.name, preset))
-            lines.append(f'{step.name}:{preset}) exec python {PROGRAMS}/{step.program} {words} "$@" ;;')
+            python = "python -m harness.runtime.launch" if step.distributed else "python"
+            lines.append(f'{step.name}:{preset}) exec {python} {PROGRAMS}/{step.program} {words} "$@" ;;')
     lines += [
         f"{'|'.join(f'{step}:*' for step in steps)})",
         f"    echo \"error: unknown preset '$HARNESS_PRESET'; valid: {' '.join(PRESETS)}\" >&2; exit 2 ;;",

@@ -52,7 +52,7 @@ def judge_throughput(
         absent: says why, where there is no result at all.
         background: other runs and measured roofs, as far as the caller knows any.
     """
-    spec = tutorial.throughput
+    spec = tutorial.throughput.under(evidence.preset)
     metric, problem = _find(evidence, spec, absent)
     problem = problem or (_unsound(metric, spec) if metric else None)
     step = evidence.result.steps.get(spec.step) if evidence.result else None

@@ -20,24 +20,34 @@ Import it before the heavy libraries: its import marks the moment the program be
 from __future__ import annotations
 
 from harness.runtime.arguments import ProgramArguments
+from harness.runtime.checkpoint import Checkpoint, Checkpoints
 from harness.runtime.data import find_data, find_mnist, read_idx
-from harness.runtime.device import DeviceFacts, choose_device
+from harness.runtime.device import DeviceFacts, allocated_cores, choose_device
 from harness.runtime.errors import DataError, DeviceError, ProgramError, Terminated, run_program
 from harness.runtime.run import StepRun
+from harness.runtime.speed import Speed, choose_speed
+from harness.runtime.team import Team, join_team
 from harness.runtime.timing import Throughput
 
 __all__ = [
+    "Checkpoint",
+    "Checkpoints",
     "DataError",
     "DeviceError",
     "DeviceFacts",
     "ProgramArguments",
     "ProgramError",
+    "Speed",
     "StepRun",
+    "Team",
     "Terminated",
     "Throughput",
+    "allocated_cores",
     "choose_device",
+    "choose_speed",
     "find_data",
     "find_mnist",
+    "join_team",
     "read_idx",
     "run_program",
 ]

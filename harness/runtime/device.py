@@ -21,7 +21,7 @@ class DeviceFacts:
     Attributes:
         kind: "cpu" or "cuda".
         name: the processor's or the driver's name of the model.
-        count: CPU threads used, or GPUs used by all ranks together.
+        count: CPU threads, or GPUs, used by all ranks together.
         compute_capability: (major, minor) of the GPU.
         memory_bytes: memory of one GPU.
         driver: version of the NVIDIA driver, None where it cannot be asked.
@@ -105,7 +105,8 @@ def choose_device(torch: Any, gpus_requested: int | None, *, max_threads: int | 
     if wanted == 0:
         threads = min(cpu_threads(), max_threads or allocated_cores())
         torch.set_num_threads(threads)
-        return torch.device("cpu"), DeviceFacts(kind="cpu", name=cpu_model(), count=threads)
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        return torch.device("cpu"), DeviceFacts(kind="cpu", name=cpu_model(), count=threads * ranks)
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if visible < wanted:
         raise DeviceError(_missing_gpu(torch, wanted, visible))

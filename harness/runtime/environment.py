@@ -24,3 +24,9 @@ SUBMITTED_AT = "HARNESS_SUBMITTED_AT"  # seconds since the epoch, as the three b
 JOB_STARTED_AT = "HARNESS_JOB_STARTED_AT"
 STEP_STARTED_AT = "HARNESS_STEP_STARTED_AT"  # just before the image is started
 DEFINITION_SHA256 = "HARNESS_DEFINITION_SHA256"  # key of the definition the image was built from, of its manifest
+PROCESSES = "HARNESS_PROCESSES"  # processes of this step on each node; empty: 1
+NODES = "HARNESS_NODES"  # nodes the step runs on; empty: 1
+NODE_RANK = "HARNESS_NODE_RANK"  # which of them this is, from 0
+RENDEZVOUS = (
+    "HARNESS_RENDEZVOUS"  # a file that is not there yet, on a disk all nodes see: where rank 0 says its address
+)

@@ -24,6 +24,7 @@ from typing import Any
 from harness.runtime import environment
 from harness.runtime.device import DeviceFacts
 from harness.runtime.errors import ProgramError, Terminated
+from harness.runtime.files import write_json
 from harness.runtime.timing import Throughput
 
 IMPORTED_AT = time.time()  # programs import the runtime first: this is when the program began
@@ -309,30 +310,6 @@ class StepRun:
 
     def _add_phase(self, name: str, seconds: float) -> None:
         self._phases[name] = self._phases.get(name, 0.0) + seconds
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Replace ``path`` by ``data`` in one move: written aside in the same folder, flushed to disk, renamed.
-
-    NaN and infinity are written as Python's json does (``NaN``), which is not strict JSON; the reader is Python.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("w", encoding="utf-8") as stream:
-            json.dump(data, stream, indent=1, ensure_ascii=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    except BaseException:
-        if aside.exists():
-            aside.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
 
 
 def _plain(value: Any, what: str) -> Any:

@@ -70,6 +70,11 @@ class Throughput:
         return self._windows[self._warm_up :]
 
     @property
+    def last(self) -> Window:
+        """The newest window, warm-up or not. IndexError before the first one has ended."""
+        return self._windows[-1]
+
+    @property
     def samples(self) -> list[float]:
         """Units per second of each measured window, in order."""
         return [window.rate for window in self.measured]

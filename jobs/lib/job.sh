@@ -7,9 +7,11 @@
 #   job_offer_data ROOT               give the program the site's data root
 #   job_check_data FOLDERS FILE...    fail where a data set is there, but not whole
 #   job_step STEP [OPTIONS]           run one step inside the image
+#   job_ranks NODES N STEP [OPTIONS]  run one step as N processes on each of NODES nodes
 #
 # A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file, or the folder of an image in a catalog), CATALOG,
-# DATA (data root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed).
+# DATA (data root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed), PROCESSES (other than N per
+# node, for job_ranks).
 
 set -euo pipefail
 umask 022
@@ -60,6 +62,7 @@ job_begin() {
     trap 'job_end $?' EXIT
     trap 'exit 143' TERM
 
+    RANK_NODES=1 RANKS_PER_NODE=1
     GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' DATA_ROOT='' DATA_BIND=() NV=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
@@ -206,10 +209,12 @@ job_check_data() { # FOLDER[:FOLDER...] FILE...: a data set that is there, in on
 }
 
 job_step() { # STEP [OPTIONS]
-    local step=$1
+    local step=$1 sharers=$GPUS started
     shift
+    started=$(date +%s.%N)
+    [ "$RANKS_PER_NODE" -eq 1 ] || sharers=$RANKS_PER_NODE
     local threads=$CORES
-    [ "$GPUS" -le 1 ] || threads=$((CORES / GPUS > 0 ? CORES / GPUS : 1))
+    [ "$sharers" -le 1 ] || threads=$((CORES / sharers > 0 ? CORES / sharers : 1))
     local variables=(
         HARNESS_RUN_DIR="$RUN_DIR" HARNESS_RUN_ID="$RUN_ID" HARNESS_ATTEMPT="$ATTEMPT" HARNESS_TUTORIAL="$TUTORIAL"
         HARNESS_VARIANT="$VARIANT" HARNESS_PRESET="$PRESET" HARNESS_STEP="$step" HARNESS_IMAGE_PATH="$IMAGE"
@@ -218,7 +223,9 @@ job_step() { # STEP [OPTIONS]
         HARNESS_GIT_REVISION="$(git rev-parse HEAD 2>/dev/null || true)"
         HARNESS_GPUS_REQUESTED="$GPUS" HARNESS_GPU_SHARED="$GPU_SHARED" HARNESS_NODE="$NODE"
         HARNESS_DATA_DIR="${DATA_BIND[0]:+/data}" HARNESS_SUBMITTED_AT="$SUBMITTED_AT"
-        HARNESS_JOB_STARTED_AT="$JOB_STARTED_AT" HARNESS_STEP_STARTED_AT="$(date +%s.%N)"
+        HARNESS_JOB_STARTED_AT="$JOB_STARTED_AT" HARNESS_STEP_STARTED_AT="$started"
+        HARNESS_PROCESSES="$RANKS_PER_NODE" HARNESS_NODES="$RANK_NODES"
+        HARNESS_RENDEZVOUS="$RUN_DIR/.rendezvous.$step.$started"
         OMP_NUM_THREADS="$threads" HF_HUB_OFFLINE=1 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
         # Caches belong on this node's disk: many jobs compiling into one home folder corrupt one another.
         TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface TRITON_CACHE_DIR=/tmp/triton
@@ -230,6 +237,36 @@ job_step() { # STEP [OPTIONS]
     local variable prefix=APPTAINERENV_
     case $ENGINE in *singularity) prefix=SINGULARITYENV_ ;; esac
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
-    "$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR" --bind "$SCRATCH:/tmp" \
-        "${DATA_BIND[@]}" --pwd /opt/tutorial "${RUN_IMAGE[@]}" "$step" "$@" 2>&1 | tee -a "$RUN_DIR/log.txt"
+    local command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
+        "${DATA_BIND[@]}" --pwd /opt/tutorial)
+    if [ "$RANK_NODES" -eq 1 ]; then
+        "${command[@]}" --bind "$SCRATCH:/tmp" "${RUN_IMAGE[@]}" "$step" "$@"
+    else
+        job_on_every_node "$prefix" "${#command[@]}" "${command[@]}" "${RUN_IMAGE[@]}" "$step" "$@"
+    fi 2>&1 | tee -a "$RUN_DIR/log.txt"
+}
+
+job_ranks() { # NODES PROCESSES STEP [OPTIONS]
+    RANK_NODES=${SLURM_JOB_NUM_NODES:-1} RANKS_PER_NODE=${PROCESSES:-$2}
+    [ "$RANK_NODES" -ge "$1" ] ||
+        job_fail "$1 nodes needed, $RANK_NODES given" "submit with sbatch --nodes=$1 to a cluster that has them"
+    [[ $RANKS_PER_NODE =~ ^[1-9][0-9]*$ ]] ||
+        job_fail "PROCESSES is '$RANKS_PER_NODE'" "give the number of processes per node, or unset it"
+    shift 2
+    job_step "$@"
+    RANK_NODES=1 RANKS_PER_NODE=1
+}
+
+job_on_every_node() { # PREFIX COUNT COMMAND...: COMMAND on each node, told which one it is; --bind after COUNT words
+    # Each node has a folder for temporary files of its own. A node whose ranks fail stops the others.
+    # shellcheck disable=SC2016 # expanded there, not here
+    srun --nodes="$RANK_NODES" --ntasks="$RANK_NODES" --ntasks-per-node=1 --cpus-per-task="$CORES" \
+        --kill-on-bad-exit=1 bash -c '
+            set -euo pipefail
+            export "$1HARNESS_NODE_RANK=$SLURM_PROCID" "$1HARNESS_NODE=$SLURMD_NODENAME"
+            scratch=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/node.XXXXXX")
+            trap "rm -rf \"$scratch\"" EXIT
+            trap : TERM # the image gets it as well, and is waited for
+            "${@:3:$2}" --bind "$scratch:/tmp" "${@:3+$2}"
+        ' node "$@"
 }

@@ -55,6 +55,7 @@ def run_here(command: list[str], variables: dict[str, str]) -> Ended:
     with (
         mock.patch.dict(os.environ, variables, clear=True),
         mock.patch.object(sys, "argv", command),
+        mock.patch.object(sys, "path", [str(Path(command[0]).parent), *sys.path]),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
     ):
@@ -62,6 +63,9 @@ def run_here(command: list[str], variables: dict[str, str]) -> Ended:
             runpy.run_path(command[0], run_name="__main__")
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    for name, module in list(sys.modules.items()):  # two tutorials may each have a resnet.py
+        if str(getattr(module, "__file__", None)).startswith(str(ROOT / "tutorials")):
+            del sys.modules[name]
     return Ended(status, stdout.getvalue(), stderr.getvalue())
 
 

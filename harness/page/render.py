@@ -1,0 +1,40 @@
+"""Rendering ``docs/tutorials/<id>.md`` and ``<id>.zh-CN.md``. Pure, but for reading its templates."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal, get_args
+
+import jinja2
+
+from harness.project import Project
+from harness.specfile import LocalizedText
+from harness.tutorial import Tutorial, bare_number
+
+Language = Literal["en", "zh"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+_SUFFIX: dict[Language, str] = {"en": ".md", "zh": ".zh-CN.md"}
+
+
+def page_file(project: Project, tutorial_id: str, language: Language) -> Path:
+    """Where that page is kept."""
+    return project.root / "docs" / "tutorials" / f"{tutorial_id}{_SUFFIX[language]}"
+
+
+def render_page(tutorial: Tutorial, language: Language) -> str:
+    """The page as Markdown."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+
+    def said(text: LocalizedText) -> str:
+        return text.en if language == "en" else text.zh
+
+    environment.filters |= {"said": said, "number": lambda value: f"{value:,.6g}"}
+    source = resources.files("harness.page").joinpath(f"templates/{language}.md.j2").read_text("utf-8")
+    number = bare_number(tutorial.id)
+    text: str = environment.from_string(source).render(
+        tutorial=tutorial, typed=tutorial.id if number is None else number, throughput=tutorial.throughput
+    )
+    return text

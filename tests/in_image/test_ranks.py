@@ -1,0 +1,260 @@
+"""Programs of several ranks, run by the image's own Python: equal to one process, resumed, refused, ended together.
+
+See test_programs.py for how to run this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+import unittest
+from pathlib import Path
+from typing import Any
+
+from test_programs import ROOT, Ended, ProgramCase
+
+CIFAR = ["--epochs", "2", "--width", "4", "--batch-size", "31", "--max-images", "124", "--digits-passes", "1"]
+IMAGENET = ["--epochs", "2", "--width", "4", "--image-size", "32", "--batch-size", "21", "--max-images", "84"]
+QUICK = {"scow-3": [*CIFAR, "--lr", "0.01"], "xscow-3": [*IMAGENET, "--lr", "0.01", "--batch-norm", "synced"]}
+
+
+class RankCase(ProgramCase):
+    """Starts programs through the launcher, as the images do."""
+
+    def environment(self, run: Path, ranks: int) -> dict[str, str]:
+        mine = {key: value for key, value in os.environ.items() if not key.startswith("HARNESS_")}
+        return mine | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "MPLCONFIGDIR": str(self.folder / "matplotlib"),
+            "HARNESS_RUN_DIR": str(run),
+            "HARNESS_GPUS_REQUESTED": "0",
+            "HARNESS_VARIANT": "cpu",
+            "HARNESS_DATA_DIR": str(self.data),
+            "HARNESS_PROCESSES": str(ranks),
+        }
+
+    def start(self, program: Path, run: Path, ranks: int, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "harness.runtime.launch", str(program), *arguments],
+            env=self.environment(run, ranks),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def launch(self, tutorial: str, ranks: int, *arguments: str, run: Path | None = None) -> tuple[Ended, Any]:
+        """How the launcher ended and the step of result.json (None without one)."""
+        self.runs += 1
+        folder = run or self.folder / f"ranks-{self.runs}"
+        program = ROOT / "tutorials" / tutorial / "train.py"
+        process = self.start(program, folder, ranks, *(arguments or QUICK[tutorial]))
+        stdout, stderr = process.communicate(timeout=600)
+        result = folder / "result.json"
+        step = json.loads(result.read_text(encoding="utf-8"))["steps"]["train"] if result.exists() else None
+        self.outputs = folder / "outputs" / "train"
+        return Ended(process.returncode, stdout, stderr), step
+
+
+class Equal(RankCase):
+    """The number of ranks changes how long it takes, not what comes out."""
+
+    def test_to_nine_digits_in_double_precision(self) -> None:
+        said = {}
+        for ranks in (1, 2, 3, 5):
+            program = Path(__file__).with_name("equal_ranks.py")
+            process = self.start(program, self.folder / f"run-{ranks}", ranks)
+            stdout, stderr = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 0, stderr)
+            said[ranks] = json.loads(stdout)
+            self.assertEqual(said[ranks]["ranks"], list(range(ranks)))
+        for ranks in (2, 3, 5):
+            for name in ("losses", "scores"):
+                for alone, together in zip(said[1][name], said[ranks][name], strict=True):
+                    self.assertAlmostEqual(alone, together, delta=1e-9 * abs(alone), msg=f"{name}, {ranks} ranks")
+        self.assertNotAlmostEqual(said[1]["losses"][0], said[1]["losses"][-1], places=3)
+
+    def test_the_programs_in_single_precision(self) -> None:
+        """The loss before and after one step, to 1e-5. After a few more steps the roundings of single precision alone
+        make a difference of a per cent (the order of an image's colours in memory is enough): hence the test above.
+        """
+        cases = (("scow-3", "train_loss", (1, 2, 3), "124"), ("xscow-3", "train_loss_curve", (1, 2), "85"))
+        for tutorial, curve, sizes, images in cases:
+            losses: dict[int, list[float]] = {}
+            for ranks in sizes:
+                with self.subTest(tutorial, ranks=ranks):
+                    one_step = [*QUICK[tutorial], "--batch-size", images, "--max-images", images]
+                    process, step = self.launch(tutorial, ranks, *one_step)
+                    self.assert_completed(process, step)
+                    outputs = step["outputs"]
+                    losses[ranks] = outputs[curve]
+                    self.assertEqual(outputs["world_size"], ranks)
+                    self.assertEqual([member["rank"] for member in outputs["ranks"]], list(range(ranks)))
+                    self.assertEqual(len({member["pid"] for member in outputs["ranks"]}), ranks)
+                    self.assertEqual(outputs["data_source"], "digits")
+                    self.assertEqual(step["device"]["count"], ranks)
+                    for alone, together in zip(losses[1], losses[ranks], strict=True):
+                        self.assertAlmostEqual(alone, together, delta=1e-5 * alone)
+
+
+class Resumed(RankCase):
+    def wait_for(self, process: subprocess.Popen[str], path: Path) -> None:
+        while not path.exists():
+            self.assertIsNone(process.poll(), "the program ended early")
+            time.sleep(0.05)  # a file that another process writes
+
+    def test_a_killed_run_goes_on_after_its_last_checkpoint_and_ends_with_the_same_numbers(self) -> None:
+        program, arguments = ROOT / "tutorials/scow-3/train.py", [*QUICK["scow-3"], "--epochs", "4"]
+        _, whole = self.launch("scow-3", 2, *arguments)
+        run = self.folder / "killed"
+        process = self.start(program, run, 2, *arguments)
+        self.wait_for(process, run / "checkpoints/epoch-0002.pt")
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        process, step = self.launch("scow-3", 2, *arguments, run=run)
+        self.assert_completed(process, step)
+        self.assertGreaterEqual(step["outputs"]["resumed_after_epoch"], 2)
+        for name in ("train_loss", "test_accuracy_curve"):
+            self.assertEqual(step["outputs"][name], whole["outputs"][name])
+
+    def test_a_damaged_checkpoint_is_passed_over_and_one_of_another_network_refused(self) -> None:
+        run = self.folder / "again"
+        self.launch("scow-3", 1, *QUICK["scow-3"], "--epochs", "3", run=run)
+        newest = run / "checkpoints/epoch-0003.pt"
+        newest.write_bytes(newest.read_bytes()[:1000])
+        process, step = self.launch("scow-3", 1, *QUICK["scow-3"], "--epochs", "4", run=run)
+        self.assert_completed(process, step)
+        self.assertIn("epoch-0003.pt is damaged", process.stderr)
+        self.assertEqual(step["outputs"]["resumed_after_epoch"], 2)
+        process, step = self.launch("scow-3", 1, *QUICK["scow-3"], "--lr", "0.5", run=run)
+        self.assert_refused(process, step, "made with lr 0.01, this run has 0.5")
+
+    def test_nothing_is_left_of_the_meeting(self) -> None:
+        run = self.folder / "clean"
+        process, step = self.launch("scow-3", 2, run=run)
+        self.assert_completed(process, step)
+        self.assertEqual(sorted(p.name for p in run.iterdir()), ["checkpoints", "outputs", "result.json"])
+
+
+class Refused(RankCase):
+    """Before the expensive part, in one line that names the file."""
+
+    def write_cifar(self, count: int = 40) -> Path:
+        import numpy as np
+
+        folder = self.data / "cifar-10-batches-py"
+        folder.mkdir(exist_ok=True)
+        source = np.random.default_rng(0)
+        for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+            images = source.integers(0, 255, (count, 3072), dtype=np.uint8)
+            labels = [row % 10 for row in range(count)]
+            for row, label in enumerate(labels):
+                images[row, 300 * label : 300 * label + 300] = 255  # so that there is something to learn
+            batch = {b"data": images, b"labels": labels}
+            (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        return folder
+
+    def write_images(self, per_class: int = 12) -> Path:
+        from PIL import Image
+
+        folder, source = self.data / "imagenet", random.Random(0)
+        for part in ("train", "val"):
+            for label in range(6):
+                target = folder / part / f"n{label:08d}"
+                target.mkdir(parents=True, exist_ok=True)
+                for number in range(per_class):
+                    colour = tuple(min(255, 40 * label + source.randrange(30)) for _ in range(3))
+                    Image.new("RGB", (80, 60), colour).save(target / f"{number}.JPEG")
+        return folder
+
+    def test_cifar_is_used_where_the_site_has_it(self) -> None:
+        self.write_cifar()
+        process, step = self.launch("scow-3", 2)
+        self.assert_completed(process, step)
+        outputs = step["outputs"]
+        self.assertEqual((outputs["data_source"], outputs["n_train"], outputs["n_test"]), ("cifar10", 124, 40))
+
+    def test_a_broken_batch_of_cifar(self) -> None:
+        folder = self.write_cifar()
+        path, whole = folder / "data_batch_3", (folder / "data_batch_3").read_bytes()
+        cases: dict[str, tuple[bytes | None, str]] = {
+            "truncated": (whole[:5000], "truncated"),
+            "empty": (b"", "truncated"),
+            "missing": (None, "no such file"),
+            "another": (pickle.dumps({b"data": [1], b"labels": [1]}), "holds"),
+            "harmful": (pickle.dumps(os.system), "asks for"),
+        }
+        for name, (content, word) in cases.items():
+            with self.subTest(name):
+                path.unlink(missing_ok=True)
+                if content is not None:
+                    path.write_bytes(content)
+                self.assert_refused(*self.run_program("scow-3", *QUICK["scow-3"]), str(path), word)
+
+    def test_a_folder_of_images_is_used_resident_and_streamed_with_the_same_numbers(self) -> None:
+        self.write_images()
+        curves = []
+        for resident in ("8", "0"):
+            arguments = [*QUICK["xscow-3"], "--max-images", "66", "--workers", "0", "--resident-gb", resident]
+            process, step = self.run_program("xscow-3", *arguments)
+            self.assert_completed(process, step)
+            self.assertEqual(step["outputs"]["data_source"], "imagenet")
+            self.assertEqual(step["outputs"]["classes"], 6)
+            self.assertEqual(step["outputs"]["settings"]["data_resident"], resident == "8")
+            self.assertEqual(step["outputs"]["reload_difference"], 0)
+            curves.append(step["outputs"]["train_loss_curve"])
+        self.assertEqual(curves[0], curves[1])
+
+    def test_broken_folders_of_images(self) -> None:
+        folder = self.write_images()
+        picture = folder / "train/n00000002/5.JPEG"
+        whole = picture.read_bytes()
+        empty = folder / "val/n00000003"
+
+        def clear(path: Path) -> None:
+            for file in path.iterdir():
+                file.unlink()
+
+        def remove(path: Path) -> None:
+            clear(path)
+            path.rmdir()
+
+        steps: list[tuple[str, Any, tuple[str, ...]]] = [
+            ("truncated", lambda: picture.write_bytes(whole[: len(whole) // 2]), (str(picture), "damaged")),
+            ("no image", lambda: picture.write_bytes(b"<html>not found</html>"), (str(picture), "no image")),
+            ("empty class", lambda: (picture.write_bytes(whole), clear(empty)), (str(empty), "no images")),
+            ("missing class", lambda: remove(empty), ("n00000003", "different classes")),
+        ]
+        for name, spoil, words in steps:
+            with self.subTest(name):
+                spoil()
+                for resident in ("8", "0"):
+                    arguments = [*QUICK["xscow-3"], "--max-images", "0", "--workers", "0", "--resident-gb", resident]
+                    self.assert_refused(*self.run_program("xscow-3", *arguments), *words)
+
+    def test_fewer_processes_than_the_job_asked_for(self) -> None:
+        program = ROOT / "tutorials/scow-3/train.py"
+        run = self.folder / "fewer"
+        done = subprocess.run(
+            [sys.executable, str(program), *QUICK["scow-3"]],
+            env=self.environment(run, 2), capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        step = json.loads((run / "result.json").read_text(encoding="utf-8"))["steps"]["train"]
+        self.assert_refused(Ended(done.returncode, done.stdout, done.stderr), step, "asked for 2 processes but 1 run")
+
+    def test_a_batch_that_cannot_be_shared(self) -> None:
+        process, step = self.launch("scow-3", 3, *QUICK["scow-3"], "--batch-size", "2")
+        self.assertEqual(process.returncode, 2)
+        self.assertIn("cannot be shared by 3 processes", process.stderr)
+        self.assertEqual(step["status"], "failed")
+
+
+if __name__ == "__main__":
+    unittest.main()
