@@ -109,6 +109,12 @@ def test_a_key_is_compared_with_the_nearest_chain_not_with_the_newest(store: Sta
     assert explain(store, APT, moved)[1].moved == ("containers/s/lock: changed",)
 
 
+def test_a_failed_build_leaves_the_earlier_whole_one_to_compare_with(store: StageStore) -> None:
+    store.record(ChainRecord(name="s.cpu", reference="debian", base_digest="sha256:base", stages=[APT]))
+    moved = PIP.model_copy(update={"files": {**PIP.files, "containers/s/lock": "12"}})
+    assert explain(store, APT, moved)[1].moved == ("containers/s/lock: changed",)
+
+
 def test_a_layer_says_what_moved_in_it() -> None:
     before = LayerParts(
         definition_sha256="d", stack_key="k", sections={"runscript": "go 1"}, files={"p.py": "1"}, compression="zstd-3"

@@ -125,9 +125,9 @@ class ImageBuilder:
                     base, chain = source, planned(source)  # a tag may have moved since the look before
                 for number in range(self.stages.built(chain), len(chain)):
                     self._build_stage(chain, number, name, indexes, source)
-        self.stages.record(
-            ChainRecord(name=name, reference=reference, base_digest=base.digest, stages=[s.parts for s in chain])
-        )
+                    self.stages.record(_record(name, reference, base, chain[: number + 1]))  # the next one may fail
+        else:
+            self.stages.record(_record(name, reference, base, chain))
         return self.stages.image(chain[-1].key), base
 
     def _build_stage(
@@ -181,6 +181,11 @@ class ImageBuilder:
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
+
+
+def _record(name: str, reference: str, base: BaseRecord, chain: list[Stage]) -> ChainRecord:
+    parts = [stage.parts for stage in chain]
+    return ChainRecord(name=name, reference=reference, base_digest=base.digest, stages=parts)
 
 
 def _stands_on_base(stage: Stage) -> bool:
