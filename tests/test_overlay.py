@@ -80,6 +80,14 @@ RUN unlink sorted && unlink /usr/share/perl5/Debconf/Log.pm && pwd >place && \\
 USER daemon
 WORKDIR /opt/own
 RUN id -un | tee who && pwd >>who
+USER root
+COPY --from=tools /tool /opt/stack/
+"""
+BUILD_STAGE = """\
+FROM ${BASE_IMAGE} AS tools
+COPY requirements.in /in
+RUN sort /in /etc/debian_version >/tool
+FROM ${BASE_IMAGE}
 """
 
 
@@ -87,12 +95,13 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
     project: Path, cache: Path, tmp_path: Path
 ) -> None:
     dockerfile = project / "containers/tiny/Dockerfile.cpu"
-    dockerfile.write_text(dockerfile.read_text() + MORE_STAGES)
+    text = dockerfile.read_text().replace("FROM ${BASE_IMAGE}\n", BUILD_STAGE)
+    dockerfile.write_text(text + MORE_STAGES)
     for command in (["defs"], ["build", "2"]):
         done = harness(project, *command)
         assert done.returncode == 0, done.stderr
     (note,) = json.loads(harness(project, "explain", "2", "--json").stdout)
-    assert len(note["stages"]) == 4
+    assert len(note["stages"]) == 5
     shared = image_of(project / "catalog", "tutorial2.cpu")
     assert shared[0] == "--overlay"
     ours = exported(project, tmp_path / "ours.sif")
@@ -115,7 +124,7 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
     theirs = tree([str(plain)])
     for mine in (tree([str(ours)]), tree(shared)):
         assert len(mine) > 3000
-        assert {"opt/own/who", "opt/stack/kept", "opt/stack/seen"} <= mine.keys()
+        assert {"opt/own/who", "opt/stack/kept", "opt/stack/seen", "opt/stack/tool"} <= mine.keys()
         assert "opt/stack/sorted" not in mine
         assert {
             path: (mine.get(path), theirs.get(path))

@@ -122,5 +122,5 @@ def _needed(stages: tuple[BuildStage, ...], group: Sequence[Layer]) -> tuple[Bui
 
 
 def _with_used_arguments(part: Definition) -> Definition:
-    text = write_definition(replace(part, arguments=()))
+    text = write_definition(replace(part, arguments=(), stages=()))
     return replace(part, arguments=tuple(a for a in part.arguments if f"{{{{ {a[0]} }}}}" in text))

@@ -25,7 +25,6 @@ GRACE_S = 30.0
 
 _TICK_S = 1.0  # nothing waits for it: it only lets a display count seconds
 
-# A batch job of its own for each image would be told of the terminal's Ctrl-C twice.
 _HARNESS = (sys.executable, "-m", "harness")
 
 
@@ -91,7 +90,7 @@ class LocalRunner:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which then ends all of them
         )
         graph.start(task, log)
         self.on_change(task)

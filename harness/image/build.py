@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -130,17 +131,21 @@ class ImageBuilder:
 
         base = ensure_base(reference, self.cache, mirrors=mirrors, on_line=self.progress)
         chain = planned(base)
-        built = self.stages.built(chain)
-        indexes = reachable(stack.variants[variant].extra_indexes) if built < len(chain) else []
-        if built == 0:
-            with base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress) as source:
-                base, chain = source, planned(source)  # a tag may have moved since the look before
-                self._build_stage(chain, 0, name, indexes, source)
-        for number in range(max(1, built), len(chain)):
-            self._build_stage(chain, number, name, indexes)
-        self.stages.record(
-            ChainRecord(name=name, reference=reference, base_digest=base.digest, stages=[s.parts for s in chain])
-        )
+        missing = chain[self.stages.built(chain) :]
+        if missing:
+            indexes = reachable(stack.variants[variant].extra_indexes)
+            with contextlib.ExitStack() as lent:
+                source = None
+                if any(_stands_on_base(stage) for stage in missing):
+                    source = lent.enter_context(
+                        base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress)
+                    )
+                    base, chain = source, planned(source)  # a tag may have moved since the look before
+                for number in range(self.stages.built(chain), len(chain)):
+                    self._build_stage(chain, number, name, indexes, source)
+                    self.stages.record(_record(name, reference, base, chain[: number + 1]))  # the next one may fail
+        else:
+            self.stages.record(_record(name, reference, base, chain))
         return self.stages.image(chain[-1].key), base
 
     def _docker_stack(
@@ -177,7 +182,7 @@ class ImageBuilder:
         return image
 
     def _build_stage(
-        self, chain: list[Stage], number: int, name: str, indexes: list[str], base: BaseImage | None = None
+        self, chain: list[Stage], number: int, name: str, indexes: list[str], base: BaseImage | None
     ) -> None:
         """Build one stage on the one before it, or on the base, unless somebody else does while we wait."""
         stage = chain[number]
@@ -196,7 +201,7 @@ class ImageBuilder:
                     step,
                     stage.compression,
                     parent=parent,
-                    base=base,
+                    base=base if _stands_on_base(stage) else None,
                     extra_indexes=indexes,
                 )
                 held.check()
@@ -228,3 +233,15 @@ class ImageBuilder:
             except BaseException:
                 target.unlink(missing_ok=True)
                 raise
+
+
+def _record(name: str, reference: str, base: BaseRecord, chain: list[Stage]) -> ChainRecord:
+    parts = [stage.parts for stage in chain]
+    return ChainRecord(name=name, reference=reference, base_digest=base.digest, stages=parts)
+
+
+def _stands_on_base(stage: Stage) -> bool:
+    """Whether the build of a stage pulls the base: it starts from it, or copies from a stage that does."""
+    definition = stage.definition
+    of_all = [*definition.arguments, *(pair for earlier in definition.stages for pair in earlier.arguments)]
+    return BASE_ARGUMENT in dict(of_all)

@@ -31,7 +31,8 @@ class StageNote:
 def explain_stages(stages: Sequence[Stage], store: StageStore, name: str) -> list[StageNote]:
     """A note for each stage of a chain, from the first on."""
     records = store.records(name)
-    nearest = max(records, key=lambda record: _common(stages, record), default=None)  # of equals the newest
+    # Of those that share as many stages the longest (a build that failed remembers less), then the newest.
+    nearest = max(records, key=lambda record: (_common(stages, record), len(record.stages)), default=None)
     built = store.built(stages)
     notes = []
     for number, stage in enumerate(stages):
@@ -71,7 +72,7 @@ def _common(stages: Sequence[Stage], record: ChainRecord) -> int:
 
 def _moved(before: StageParts | None, now: StageParts, number: int) -> list[str]:
     if before is None:
-        return ["the chain had fewer stages"]
+        return ["it was never built here"]
     if before.key == now.key:
         return ["nothing moved, but its image is not in the cache any more"]
     lines = _changed_lines(before.origins, now.origins) + _changed_files(before.files, now.files)

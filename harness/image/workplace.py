@@ -31,7 +31,9 @@ def link_sources(work: Path, root: Path, definition: Definition) -> None:
     Raises:
         UserError: a folder of the checkout has a name that the build needs for itself.
     """
-    for name in sorted({Path(c.source).parts[0] for layer in definition.layers for c in layer.files}):
+    layers = [*definition.layers, *(layer for stage in definition.stages for layer in stage.layers)]
+    sources = [copied.source for layer in layers for copied in layer.files if copied.stage is None]
+    for name in sorted({Path(source).parts[0] for source in sources}):
         link = work / name
         if link.is_symlink() or link.exists():
             raise UserError(f"cannot copy from '{name}': the build uses that name", where=str(root / name))
