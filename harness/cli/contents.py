@@ -22,6 +22,7 @@ from harness.image.keys import trusted_keys
 from harness.image.parts import join, read_reference, whole_content_digest
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
+from harness.owner import sign_folder
 from harness.project import Project, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
@@ -96,6 +97,7 @@ def rebuild(
     lock = read_lock(path)
     with progress("rebuilding") as report, tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project)) as folder:
         fresh = Path(folder)
+        sign_folder(fresh)
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
         builder = ImageBuilder(project, load_site(project, site), find_engine(), fresh, report)
