@@ -40,7 +40,7 @@ def make_project(checkout: Project, root: Path, like: str, count: int) -> list[s
         else:
             shutil.copyfile(source, target)
     pattern = load_tutorial(checkout, like)
-    ids = [f"{pattern.id}-copy-{number}" for number in range(1, count + 1)]
+    ids = [f"scow-{100 + number}" for number in range(1, count + 1)]
     for new in ids:
         folder = root / "tutorials" / new
         shutil.copytree(checkout.tutorials / pattern.id, folder, ignore=shutil.ignore_patterns("__pycache__"))
