@@ -39,8 +39,8 @@ INTERVAL_S = 10.0
 """Seconds between two touches of a lease by its holder."""
 EXPIRES_AFTER = 5
 """Intervals without a touch after which a lease may be taken over."""
-_LONGEST_PAUSE_S = 1.0
-"""Seconds between two looks of a waiter; each look is a listing, a read and a touch."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+"""Seconds between two looks of a waiter, at first and later; each look is a listing, a read and a touch."""
 _CANDIDATE = ".candidate-"
 
 Progress = Callable[[str], None]
@@ -85,7 +85,7 @@ class Lease:
         Raises:
             LeaseLostError: somebody else holds the lease now.
         """
-        newest = _numbers(self.folder)[-1:]
+        newest = _numbers(self.folder)[-1:] if self.folder.is_dir() else []
         if newest == [self.number]:
             return
         self._lost.set()
@@ -155,6 +155,7 @@ def _acquire(folder: Path, name: str, progress: Progress, interval_s: float) -> 
             f"no lease for {name}: {error.strerror}", where=str(folder), fix="ask who keeps this folder"
         ) from error
     told: Owner | None = None
+    pause_s = _FIRST_PAUSE_S
     try:
         while True:
             newest = max(_numbers(folder), default=0)
@@ -166,7 +167,8 @@ def _acquire(folder: Path, name: str, progress: Progress, interval_s: float) -> 
                 if holder != told:
                     progress(f"{name}: waiting for {holder}")
                     told = holder
-                time.sleep(min(_LONGEST_PAUSE_S, interval_s / 2))
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S, interval_s / 2)
     finally:
         candidate.unlink(missing_ok=True)
     _tidy(folder, newest + 1, interval_s)

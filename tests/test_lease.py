@@ -37,7 +37,7 @@ from harness.lease import lease
 folder = pathlib.Path(sys.argv[1])
 counter = folder / "counter"
 for _ in range(25):
-    with lease(folder, "target", lambda line: None, interval_s=0.02) as held:
+    with lease(folder, "target", lambda line: None, interval_s=5) as held:
         value = int(counter.read_text())
         held.check()
         counter.write_text(str(value + 1))

@@ -1,1 +1,1 @@
-"""The catalog: published images. Readers never see half of one; ``current.sif`` is a link that is flipped."""
+"""The catalog: published images. Readers never see half of one; ``current`` is a link that is flipped."""

@@ -59,20 +59,11 @@ class CatalogBuilder:
         builder = self.images
         name = image_name(tutorial.stem, variant)
         key = builder.definitions.key(tutorial, variant)
+        if not force and (current := self._up_to_date(name, key)):
+            return current
         with self._explaining_a_full_disk(name), self.catalog.holding(name, builder.progress) as held:
-            current = self.catalog.current(name)
-            fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
-            is_current = (
-                current is not None
-                and current.definition_sha256 == key
-                and (current.compression, current.via) == (builder.compression.label, builder.via)
-                and current.signed_by in fingerprints
-            )
-            if current is not None and is_current and not force:
-                self.catalog.verify(current, self.verified)
-                self.before_publication(self.catalog.files(current).main)
-                builder.progress(f"{name}: up to date")
-                return current
+            if not force and (current := self._up_to_date(name, key)):
+                return current  # somebody else built it while we waited
             signer, trusted = self._keys()  # before the long work
             self._sweep(name)
             with self._aside(name) as work:
@@ -85,6 +76,19 @@ class CatalogBuilder:
         shared = f", {manifest.own_bytes / 1e6:.1f} MB its own" if manifest.stack_image else ""
         builder.progress(f"{name}: published {manifest.sha256[:12]}, {manifest.bytes / 1e6:.0f} MB{shared}")
         return manifest
+
+    def _up_to_date(self, name: str, key: str) -> Manifest | None:
+        """The current image, read and found whole, where it is the checkout's and a trusted key signed it."""
+        current = self.catalog.current(name)
+        fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
+        if current is None or current.definition_sha256 != key or current.signed_by not in fingerprints:
+            return None
+        if (current.compression, current.via) != (self.images.compression.label, self.images.via):
+            return None
+        self.catalog.verify(current, self.verified)
+        self.before_publication(self.catalog.files(current).main)
+        self.images.progress(f"{name}: up to date")
+        return current
 
     def _publish(
         self,
@@ -102,12 +106,11 @@ class CatalogBuilder:
         name = image_name(tutorial.stem, variant)
         # Nobody removes a stack between our finding it and our image's naming it.
         with self.catalog.holding(PUBLISHING, self.images.progress) as publishing:
-            main, stack, whole_sha256 = whole, None, None
+            main, stack, reference = whole, None, None
             if can_split(whole):
                 stack = self._stack(f"{tutorial.stack}.{variant}", whole, signer, trusted)
                 main = whole.with_suffix(".layer.sif")
-                below = self.catalog.stack_file(stack.name, stack.sha256)
-                whole_sha256 = write_layer(whole, below, stack.name, main).whole_sha256
+                reference = write_layer(whole, stack.name, stack.sha256, main)
                 self._seal(main, signer, trusted)
             sha256 = sha256_of(main)
             manifest = Manifest(
@@ -117,8 +120,8 @@ class CatalogBuilder:
                 variant=variant,
                 sha256=sha256,
                 stack_image=stack,
-                whole_sha256=whole_sha256 or sha256,
-                content_sha256=content_digest(whole),
+                whole_sha256=reference.whole_sha256 if reference else sha256,
+                content_sha256=reference.whole_content_sha256 if reference else content_digest(whole),
                 signed_by=signer.fingerprint,
                 bytes=whole.stat().st_size,
                 own_bytes=main.stat().st_size,

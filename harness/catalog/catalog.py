@@ -213,7 +213,7 @@ class Catalog:
         """Make a finished, tested image current: its layer, or the whole file, which may lie on another file system.
 
         Args:
-            check: called right before others see the image; raises to prevent that.
+            check: called right before others see the image, and again before jobs use it; raises to prevent that.
 
         Returns:
             Its folder.
@@ -242,6 +242,7 @@ class Catalog:
                 aside.replace(folder)
             fsync_folder(folder)
             fsync_folder(folder.parent)
+        check()
         self.flip(manifest.name, manifest.sha256)
         return folder
 

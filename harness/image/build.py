@@ -122,8 +122,8 @@ class ImageBuilder:
             )
         mirrors = tuple(self.site.mirrors.registry)
         if self.docker is not None:
-            with base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress) as source:
-                return self._docker_stack(self.docker, stack, variant, definition, source), source
+            with base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress) as served:
+                return self._docker_stack(self.docker, stack, variant, definition, served), served
         tools = keyed_tools(tool_versions(self.engine))
 
         def planned(base: BaseRecord) -> list[Stage]:
@@ -135,7 +135,7 @@ class ImageBuilder:
         if missing:
             indexes = reachable(stack.variants[variant].extra_indexes)
             with contextlib.ExitStack() as lent:
-                source = None
+                source: BaseImage | None = None
                 if any(_stands_on_base(stage) for stage in missing):
                     source = lent.enter_context(
                         base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress)

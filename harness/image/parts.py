@@ -118,16 +118,20 @@ def write_stack(whole: Path, target: Path) -> None:
     _write(target, sif, [Piece(d, whole) for d in sif.objects(PARTITION)[:-1]])
 
 
-def write_layer(whole: Path, stack: Path, stack_name: str, target: Path) -> StackReference:
-    """Write the layer of a signed, normalised whole, not signed, for a signed stack that was split off it.
+def write_layer(whole: Path, stack: str, stack_sha256: str, target: Path) -> StackReference:
+    """Write the layer of a signed, normalised whole, not signed.
+
+    Args:
+        stack: name of the stack.
+        stack_sha256: of the stack's file, signed, that was split off this whole, or has the same fingerprint.
 
     Raises:
-        SifError: a file is no image. OSError: no space.
+        SifError: ``whole`` is no image. OSError: no space.
     """
     sif = read_sif(whole)
     reference = StackReference(
-        stack=stack_name,
-        stack_sha256=sha256_of(stack),
+        stack=stack,
+        stack_sha256=stack_sha256,
         whole_sha256=sha256_of(whole),
         whole_content_sha256=content_digest(whole),
     )
