@@ -14,6 +14,7 @@ from harness.stack_lock import LockedBase, StackLock
 
 _BASE_FIX = "lock again to accept it, or build where the locked base is to be had"
 _APT_FIX = "its archive no longer has the locked version: lock again, or name a snapshot of the archive"
+_PYTHON_FIX = "pip must install the requirements lock, and nothing unpinned after it"
 _AGAIN = "lock again"
 
 
@@ -114,9 +115,9 @@ def python_drift(lock: StackLock, installed: Installed) -> Iterator[Drift]:
     for name, version in lock.python.packages.items():
         have = installed.python.get(name, frozenset())
         if not have:
-            yield Drift(f"python: {name} {version} is locked, and not in the image", "install the lock file")
+            yield Drift(f"python: {name} {version} is locked, and not in the image", _PYTHON_FIX)
         elif version not in have:
-            yield Drift(f"python: {name} is {', '.join(sorted(have))}, locked is {version}", "install the lock file")
+            yield Drift(f"python: {name} is {', '.join(sorted(have))}, locked is {version}", _PYTHON_FIX)
 
 
 def _changed(part: str, locked: Mapping[str, str], have: Mapping[str, str], fix: str) -> Iterator[Drift]:
