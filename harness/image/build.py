@@ -268,8 +268,6 @@ class ImageBuilder:
             "HOME": str(make_home(work / "home", Path.home(), base)),
             "SOURCE_DATE_EPOCH": str(EPOCH),  # for mksquashfs: newer times become this one
         }
-        if base is not None and base.insecure_http:
-            variables[f"{prefix}_NOHTTPS"] = "1"
         return variables
 
 
