@@ -218,6 +218,17 @@ def test_a_registry_that_only_fails_is_one_clear_line(served: str, tmp_path: Pat
     assert not (tmp_path / "blobs").exists()
 
 
+def test_the_time_limit_ends_the_patience(served: str, tmp_path: Path) -> None:
+    hurried = RetryPolicy(attempts=1000, first_pause_s=0.01, total_s=0.0)
+    with (
+        fault_proxy(served, script("/blobs/", rest=Fault(status=500))) as broken,
+        pytest.raises(HarnessError, match="HTTP 500"),
+        base_source(SLIM, tmp_path, mirrors=[broken.host], policy=hurried) as image,
+    ):
+        pull(image.resolved, tmp_path / "oci")
+    assert len([request for request in broken.requests if "/blobs/" in request]) <= 2  # skopeo's own second try
+
+
 def test_mirrors_that_disagree_about_a_tag(served: str, slim: BaseRecord, tmp_path: Path) -> None:
     """The first in order decides; one with another image under the tag is not asked for parts."""
     lines: list[str] = []

@@ -78,7 +78,7 @@ class BaseImage(BaseRecord):
 
     Attributes:
         resolved: what to build from, without ``docker://``: ``127.0.0.1:PORT/library/debian@sha256:…``.
-        insecure_http: its registry speaks plain HTTP (``APPTAINER_NOHTTPS=1``).
+        insecure_http: its registry speaks plain HTTP, as ours on loopback do; ``registries.conf`` says so of it alone.
     """
 
     resolved: str = ""

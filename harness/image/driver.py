@@ -138,8 +138,6 @@ class BuildDriver:
             "HOME": str(make_home(work / "home", Path.home(), base)),
             "SOURCE_DATE_EPOCH": str(EPOCH),  # for mksquashfs: newer times become this one
         }
-        if base is not None and base.insecure_http:
-            variables[f"{prefix}_NOHTTPS"] = "1"
         return variables
 
 
