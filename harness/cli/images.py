@@ -21,12 +21,14 @@ from harness.definition.convert import convert as convert_instructions
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
+from harness.errors import UserError
 from harness.fidelity.verify import verify_dockerfile
 from harness.image.build import ImageBuilder
 from harness.image.engine import find_engine
 from harness.project import Project, Variant, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
+from harness.stack import load_stack
 from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 
 
@@ -121,16 +123,34 @@ def build(
     overlay: Annotated[
         bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
     ] = True,
+    stacks: Annotated[
+        list[str] | None, typer.Option("--stack", help="Build only this stack, into the cache; publishes nothing.")
+    ] = None,
 ) -> None:
     """Build, test and publish images.
 
-    Examples: harness build 2 --variant cpu; harness build (all tutorials)
+    Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --stack embedding
     """
     project = Project.find()
+    if stacks:
+        if tutorials:
+            raise UserError("--stack builds no tutorials", fix="name either tutorials or stacks")
+        for stage in build_stacks(project, stacks, parse_variant(variant), site):
+            typer.echo(stage)
+        return
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
     catalog = project_catalog(project, site)
     for manifest in build_images(project, loaded, parse_variant(variant), site, force=force, overlay=overlay):
         typer.echo(catalog.current_link(manifest.name))
+
+
+def build_stacks(project: Project, names: Sequence[str], variant: Variant, site: str) -> list[Path]:
+    """Bring the stages of stacks up to date, with progress for a person; see :meth:`ImageBuilder.build_stack`."""
+    loaded = [load_stack(project, name) for name in names]
+    engine = find_engine()
+    with progress("building") as report:
+        images = ImageBuilder(project, load_site(project, site), engine, project.cache, report)
+        return [images.build_stack(stack, variant) for stack in loaded]
 
 
 def build_images(

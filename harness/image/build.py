@@ -101,6 +101,14 @@ class ImageBuilder:
         normalise(target, EPOCH)
         return base
 
+    def build_stack(self, stack: Stack, variant: Variant) -> Path:
+        """Build a stack alone, tested, into the cache, where it is not there yet; tutorials then stand on it.
+
+        Raises:
+            SpecError, HarnessError: as :meth:`build`.
+        """
+        return self._stack_stage(stack, variant)[0]
+
     def _add_layer(self, definition: Definition, layer: Layer, stage: Path, target: Path, name: str) -> None:
         """Copy the stack's image, add the tutorial's layer to it, and run the definition's tests in the result."""
         self.progress(f"{name}: adding its layer")
