@@ -13,6 +13,7 @@ records = [{"instruction": "Who are you?", "input": "", "output": f"Assistant {n
 data.joinpath("identity.json").write_text(json.dumps(records))
 data.joinpath("dataset_info.json").write_text(json.dumps({"identity": {"file_name": "identity.json"}}))
 
+# JSON is YAML; LLaMA-Factory 0.9.5 cannot read files named .json.
 common = {"model_name_or_path": str(plain), "template": "qwen", "finetuning_type": "lora"}
 train = {
     "stage": "sft",
@@ -30,7 +31,7 @@ train = {
 }
 merge = {"adapter_name_or_path": "adapter", "export_dir": "merged", "export_device": "cpu"}
 for name, settings in (("train", train), ("export", merge)):
-    Path(f"{name}.json").write_text(json.dumps({**common, **settings}))
-    run(["llamafactory-cli", name, f"{name}.json"], check=True)
+    Path(f"{name}.yaml").write_text(json.dumps({**common, **settings}))
+    run(["llamafactory-cli", name, f"{name}.yaml"], check=True)
 assert Path("adapter/adapter_model.safetensors").is_file()
 assert Path("merged/model.safetensors").is_file()
