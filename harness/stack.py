@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from harness.errors import SpecError
 from harness.project import Project, Variant
 from harness.specfile import LocalizedText, SpecModel, load_spec
+
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PinnedPackage = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*$")]
 
 
 class StackVariant(SpecModel):
@@ -16,15 +21,28 @@ class StackVariant(SpecModel):
     requirements: str = Field(description="top-level Python requirements, the input of the lock")
     lock: str = Field(description="every Python package with its hashes; copied into the image")
     python: str = Field(pattern=r"^3\.\d+$", description="the image's Python, major.minor")
-    platform: str = Field("x86_64-manylinux_2_28", description="whom packages are resolved for, in uv's words")
+    platform: str = Field("x86_64-manylinux_2_35", description="whom packages are resolved for, in uv's words")
+    provided: list[PinnedPackage] = Field(
+        default_factory=list, description="what the base image brings: resolved with, but neither locked nor installed"
+    )
+    left_out: list[PackageName] = Field(
+        default_factory=list, description="what packages ask for and the image does without; not locked, not installed"
+    )
     extra_indexes: list[str] = Field(default_factory=list, description="package indexes beside the machine's own")
     test: list[str] = Field(min_length=1, description="commands that must succeed inside the finished image")
 
 
 class Stack(SpecModel):
+    """The whole of a ``stack.toml``; a stack that only GPUs can run has no variant ``cpu``."""
+
     name: str
     title: LocalizedText
-    variants: dict[Variant, StackVariant]
+    variants: dict[Variant, StackVariant] = Field(min_length=1)
+
+
+def stack_names(project: Project) -> list[str]:
+    """All stacks of the checkout, sorted."""
+    return sorted(p.parent.name for p in project.stacks.glob("*/stack.toml"))
 
 
 def load_stack(project: Project, name: str, *, locked: bool = True) -> Stack:
@@ -39,8 +57,8 @@ def load_stack(project: Project, name: str, *, locked: bool = True) -> Stack:
     folder = project.stack_folder(name)
     path = folder / "stack.toml"
     if not path.is_file():
-        known = sorted(p.parent.name for p in project.stacks.glob("*/stack.toml"))
-        raise SpecError(f"unknown stack '{name}'; valid: {', '.join(known) or 'none'}", where=str(project.stacks))
+        known = ", ".join(stack_names(project)) or "none"
+        raise SpecError(f"unknown stack '{name}'; valid: {known}", where=str(project.stacks))
     stack = load_spec(path, Stack)
     if stack.name != name:
         raise SpecError(f"name is '{stack.name}' but the folder is '{name}'", where=str(path))

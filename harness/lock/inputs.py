@@ -43,8 +43,10 @@ def stack_dockerfile(project: Project, stack: Stack, variant: Variant) -> list[I
 
 
 def python_target(parts: StackVariant) -> str:
-    """For whom Python packages are resolved, such as ``3.11 x86_64-manylinux_2_28``."""
-    return f"{parts.python} {parts.platform}"
+    """For whom Python packages are resolved, such as ``3.11 x86_64-manylinux_2_35``, and what is there already."""
+    provided = f" with {' '.join(parts.provided)}" if parts.provided else ""
+    left_out = f" without {' '.join(parts.left_out)}" if parts.left_out else ""
+    return f"{parts.python} {parts.platform}{provided}{left_out}"
 
 
 def requirement_files(folder: Path, name: str) -> list[str]:

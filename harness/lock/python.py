@@ -47,24 +47,54 @@ def resolve_python(folder: Path, parts: StackVariant, *, title: str, upgrade: bo
     target = folder / parts.lock
     version, platform = parts.python, parts.platform
     command = [*find_uv(), "pip", "compile", "--quiet", "--generate-hashes", "--no-emit-index-url"]
-    command += ["--no-emit-find-links", "--no-annotate", "--custom-compile-command", title, *index_options(parts)]
+    command += [
+        "--no-emit-find-links",
+        "--no-annotate",
+        "--custom-compile-command",
+        title,
+    ]
     command += ["--python-version", version, "--python-platform", platform, *(["--upgrade"] if upgrade else [])]
     with tempfile.TemporaryDirectory(prefix="harness-lock-") as work:
         fresh = Path(work) / target.name
+        command += _known_packages(parts, Path(work))
         if target.is_file():
             shutil.copyfile(target, fresh)  # uv keeps the versions that it finds here
-        try:
-            run_command(
-                [*command, "--output-file", fresh, parts.requirements],
-                cwd=folder,
-                timeout_s=_RESOLVE_SECONDS,
-                what=f"resolving {parts.requirements}",
-            )
-        except CommandError as error:
-            raise HarnessError(without_addresses(error.output) or error.what, where=parts.requirements) from error
+        failures = []
+        # An extra index of this machine that has a release for its own Python alone hides the others of that release.
+        for extra in (True, False):
+            try:
+                run_command(
+                    [*command, *index_options(parts, extra=extra), "--output-file", fresh, parts.requirements],
+                    cwd=folder,
+                    timeout_s=_RESOLVE_SECONDS,
+                    what=f"resolving {parts.requirements}",
+                )
+                break
+            except CommandError as error:
+                failures.append(error)
+        else:
+            first = failures[0]
+            raise HarnessError(without_addresses(first.output) or first.what, where=parts.requirements) from first
         if not target.is_file() or words_digest(target) != words_digest(fresh):
             shutil.copyfile(fresh, target)
     return locked_python(folder, parts)
+
+
+def _known_packages(parts: StackVariant, work: Path) -> list[str]:
+    """uv's options for what the base image brings, which decides the resolution, and for what is left out of it."""
+    options = [option for name in parts.left_out for option in ("--no-emit-package", name)]
+    if not parts.provided:
+        return options
+    metadata = []
+    for requirement in parts.provided:
+        name, _, version = requirement.partition("==")
+        # What it needs is in the image with it.
+        metadata.append(f'[[dependency-metadata]]\nname = "{name}"\nversion = "{version}"\nrequires-dist = []\n')
+        options += ["--no-emit-package", name]
+    constraints, settings = work / "constraints.txt", work / "uv.toml"
+    constraints.write_text("\n".join(parts.provided) + "\n", encoding="utf-8")
+    settings.write_text("".join(metadata), encoding="utf-8")
+    return [*options, "--config-file", str(settings), "--constraints", str(constraints)]
 
 
 def locked_python(folder: Path, parts: StackVariant) -> LockedPython:
@@ -79,17 +109,21 @@ def locked_python(folder: Path, parts: StackVariant) -> LockedPython:
     return LockedPython(file=parts.lock, sha256=digest, packages=packages)
 
 
-def index_options(parts: StackVariant) -> list[str]:
-    """uv's options for the indexes that this machine's pip uses, and for the stack's own where they answer."""
+def index_options(parts: StackVariant, *, extra: bool = True) -> list[str]:
+    """uv's options for the indexes that this machine's pip uses, and for the stack's own where they answer.
+
+    Args:
+        extra: with the machine's further indexes beside its main one.
+    """
     settings = pip_settings()
-    extra = [*settings.get("extra-index-url", "").split(), *reachable(parts.extra_indexes)]
-    options = [word for address in extra for word in ("--extra-index-url", address)]
+    others = [*(settings.get("extra-index-url", "").split() if extra else []), *reachable(parts.extra_indexes)]
+    options = [word for address in others for word in ("--extra-index-url", address)]
     if index := settings.get("index-url"):
         options += ["--index-url", index]
     for place in settings.get("find-links", "").split():
         options += ["--find-links", place]
     # As pip does: the best version of all indexes, not the first index that knows the name.
-    return [*options, "--index-strategy", "unsafe-best-match"] if extra else options
+    return [*options, "--index-strategy", "unsafe-best-match"] if others else options
 
 
 def normal_name(name: str) -> str:
