@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from harness.errors import HarnessError
-from harness.history.location import history_url
 from harness.history.store import History, Point, SeriesKey, series_of
 from harness.judge.background import Background, OtherRun
 from harness.judge.judge import judge_run
@@ -14,7 +13,7 @@ from harness.judge.verdict import Verdict
 from harness.project import Project
 from harness.roof import load_roofs
 from harness.run.evidence import Evidence, ExpectedImage
-from harness.site import DEFAULT_SITE, load_site
+from harness.site import DEFAULT_SITE
 from harness.tutorial import Tutorial
 
 Case = tuple[Evidence, Tutorial, ExpectedImage | None]
@@ -36,7 +35,7 @@ def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], l
         site = verdict.run.site or DEFAULT_SITE
         if site not in histories:
             try:
-                histories[site] = History.open(history_url(project, load_site(project, site)))
+                histories[site] = History.open(history_of(project, site))
             except HarnessError as error:
                 histories[site] = None
                 problems.append(f"not compared with earlier runs: {error}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.errors import HarnessError
-from harness.history.location import history_url
+from harness.history.location import history_of
 from harness.history.store import History
 from harness.judge.verdict import Verdict
 from harness.project import Project
-from harness.site import DEFAULT_SITE, load_site
 
 
 def record_verdicts(project: Project, verdicts: Sequence[Verdict]) -> list[str]:
@@ -21,7 +20,7 @@ def record_verdicts(project: Project, verdicts: Sequence[Verdict]) -> list[str]:
     problems = []
     for verdict in verdicts:
         try:
-            url = history_url(project, load_site(project, verdict.run.site or DEFAULT_SITE))
+            url = history_of(project, verdict.run.site)
         except HarnessError as error:
             problems.append(f"{verdict.run.run_id}: {error}")
         else:
