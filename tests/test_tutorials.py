@@ -80,16 +80,25 @@ def test_all_smoke_runs_pass_as_slurm_jobs_in_their_images(
     assert page.count("data:image/png;base64,") >= len(TUTORIALS) - 1  # scow-0 draws nothing
 
 
-def test_the_programs_read_real_files_refuse_broken_ones_and_repeat_by_seed(catalog: Catalog) -> None:
+def run_in_image_tests(catalog: Catalog, *names: str) -> None:
     """The unittest cases of tests/in_image, by the image's own Python."""
-    done = inside(
-        catalog,
-        "tutorial2.cpu",
-        *("env", "-C", "/mnt/tests/in_image", "python", "-m", "unittest", "-v", "test_programs", "test_ranks"),
-        bind=f"{REPOSITORY}:/mnt:ro",
-    )
+    command = ("env", "-C", "/mnt/tests/in_image", "python", "-m", "unittest", "-v", *names)
+    done = inside(catalog, "tutorial2.cpu", *command, bind=f"{REPOSITORY}:/mnt:ro")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "skipped" not in done.stderr
+
+
+def test_the_programs_read_real_files_refuse_broken_ones_and_repeat_by_seed(catalog: Catalog) -> None:
+    run_in_image_tests(catalog, "test_programs", "test_ranks.Refused")
+
+
+def test_any_number_of_ranks_gives_the_numbers_of_one_process(catalog: Catalog) -> None:
+    run_in_image_tests(catalog, "test_ranks.Equal")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_checkpoint(catalog: Catalog) -> None:
+    run_in_image_tests(catalog, "test_ranks.Resumed")
 
 
 @needs_slurm

@@ -31,7 +31,7 @@ def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], l
     histories: dict[str, History | None] = {}
     problems: list[str] = []
 
-    def history_of(verdict: Verdict) -> History | None:
+    def opened(verdict: Verdict) -> History | None:
         site = verdict.run.site or DEFAULT_SITE
         if site not in histories:
             try:
@@ -45,7 +45,7 @@ def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], l
     ids = {verdict.run.run_id for verdict in alone}
     for (evidence, tutorial, image), verdict in zip(cases, alone, strict=True):
         found = series_of(verdict)
-        history = history_of(verdict) if found else None
+        history = opened(verdict) if found else None
         if found is None or history is None:
             verdicts.append(verdict)
             continue

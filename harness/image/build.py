@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,7 +167,7 @@ class ImageBuilder:
             if image.is_file():
                 return image
             image.parent.mkdir(parents=True, exist_ok=True)
-            temporary = image.with_name(f".building-{image.name}")  # we hold the lease: a leftover is nobody's
+            temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
             indexes = reachable(stack.variants[variant].extra_indexes)
             try:
                 with self.driver.work_folder(name) as work:
@@ -192,7 +193,7 @@ class ImageBuilder:
             if image.is_file():
                 return
             image.parent.mkdir(parents=True, exist_ok=True)
-            temporary = image.with_name(f".building-{image.name}")  # we hold the lock: a leftover is nobody's
+            temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
             parent = self.stages.image(chain[number - 1].key) if number else None
             try:
                 self.driver.build(

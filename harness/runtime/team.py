@@ -69,6 +69,19 @@ class Team:
         """Until every rank is here."""
         self.add(0)
 
+    def agree(self, network: Any) -> None:
+        """Give every rank the mean of the ranks' buffers: the running statistics of batch norm.
+
+        Ranks that normalise by their own shares see other images and so run other statistics. Before a network is
+        tested or saved they must agree, or each rank tests a network of its own and only rank 0's is saved.
+        """
+        if self.size == 1:
+            return
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                self.torch.distributed.all_reduce(buffer)
+                buffer /= self.size
+
     def wrap(self, network: Any, *, synced_batch_norm: bool) -> Any:
         """``network`` with its gradients averaged over the ranks.
 

@@ -139,6 +139,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
             order = torch.cat([torch.randperm(rows, generator=source) for _ in range(images // rows)]).to(team.device)
             moves = Moves.draw(images, data.mirrored, source, team.device)
             loss = train_epoch(shared, optimizer, scaler, data, order, moves, args.batch_size, team, speed)
+        team.agree(network)
         with run.phase("evaluate"):
             accuracy, test_loss = evaluate(network, data, team, speed)
         curves["train_loss"].append(team.add(loss.item())[0] / used)

@@ -86,6 +86,7 @@ class Trainer:
                     self.scaler.step(self.optimizer)
                     self.scaler.update()
                     total += loss.detach()
+        team.agree(self.network)
         return team.add(total.item())[0] / (len(steps) * batch)
 
     @torch.no_grad()
