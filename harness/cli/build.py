@@ -41,29 +41,34 @@ def build(
         bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
     ] = True,
     compression: CompressionOption = DEFAULT_COMPRESSION,
-    stack: Annotated[str | None, typer.Option("--stack", help="Build this stack's stages, and no tutorial.")] = None,
+    stacks: Annotated[
+        list[str] | None, typer.Option("--stack", help="Build only this stack, into the cache; publishes nothing.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All tutorials (or those named) as a graph: stacks once, then side by side.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="With --all: how many at a time.")] = 2,
     via: Annotated[
-        str, typer.Option("--via", help="With --all: here, or as batch jobs through slurm.", envvar="VIA")
-    ] = "here",
+        str, typer.Option("--via", help="apptainer: here; slurm: all of it as batch jobs.", envvar="VIA")
+    ] = "apptainer",
 ) -> None:
     """Build, test and publish images. Of an image whose stack is there, only the tutorial's layer is built.
 
     Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --all --jobs 4;
-    harness build --all --via slurm
+    harness build --all --via slurm; harness build --stack embedding
     """
     project, packing = Project.find(), parse_compression(compression)
     one_variant = parse_variant(variant)
-    if stack is not None:
-        build_stack(project, stack, one_variant, site, packing)
+    if stacks:
+        if tutorials:
+            raise UserError("--stack builds no tutorials", fix="name either tutorials or stacks")
+        for stage in build_stacks(project, stacks, one_variant, site, packing):
+            typer.echo(stage)
         return
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
-    if everything:
-        if via not in ("here", "slurm"):
-            raise UserError(f"unknown place '{via}' to build", fix="valid: --via here, --via slurm")
+    if via not in ("apptainer", "slurm"):
+        raise UserError(f"nothing builds via '{via}'", fix="valid: apptainer, slurm")
+    if everything or via == "slurm":
         same = ["--variant", one_variant, "--site", site, "--compression", compression]
         same += ["--force"] * force + ["--no-overlay"] * (not overlay)
         graph = set_graph(project, [t for t in loaded if one_variant in t.resources], one_variant, same)
@@ -112,14 +117,15 @@ def build_images(
     return [fresh[tutorial.id] for tutorial in tutorials]
 
 
-def build_stack(project: Project, stack: str, variant: Variant, site: str, compression: Compression) -> None:
-    """Bring a stack's stages up to date."""
+def build_stacks(
+    project: Project, names: Sequence[str], variant: Variant, site: str, compression: Compression = DEFAULT
+) -> list[Path]:
+    """Bring the stages of stacks up to date; see :meth:`ImageBuilder.build_stack`."""
     from harness.cli import building
 
     with FileDigests.opened(digests_file(project)) as digest, progress("building") as report:
         images = building.image_builder(project, site, report, digest, compression)
-        image, _ = images.build_stack(stack, variant)
-    typer.echo(image)
+        return [images.build_stack(name, variant)[0] for name in names]
 
 
 def set_graph(project: Project, tutorials: Sequence[Tutorial], variant: Variant, same: Sequence[str]) -> Graph:
