@@ -8,7 +8,7 @@ VARIANT ?= cpu
 PRESET ?= full
 SITE ?= default
 JOBS ?= 2
-VIA ?= here
+VIA ?= apptainer
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 from tiny_project import REPOSITORY, harness
 
-COMMANDS = ["list", "convert", "defs", "build", "jobs", "submit", "status", "wait", "check", "cancel", "report"]
+COMMANDS = [
+    "list",
+    "convert",
+    "defs",
+    "build",
+    "explain",
+    "jobs",
+    "submit",
+    "status",
+    "wait",
+    "check",
+    "cancel",
+    "report",
+]
 COMMANDS += ["doctor", "demo", "cluster start", "cluster stop", "cluster status", "cluster env"]
 
 
@@ -22,7 +35,19 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 def test_make_help_names_every_target() -> None:
     text = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "test", "build-sif", "defs", "jobs", "submit", "check", "cluster", "doctor"):
+    for target in (
+        "demo",
+        "test",
+        "build-sif",
+        "build-all",
+        "explain",
+        "defs",
+        "jobs",
+        "submit",
+        "check",
+        "cluster",
+        "doctor",
+    ):
         assert f"\n  {target} " in text
 
 

@@ -25,6 +25,7 @@ from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 CompressionOption = Annotated[
     str, typer.Option("--compression", help="zstd:LEVEL (1 to 22), gzip or none.", envvar="COMPRESSION")
 ]
+BUILDERS = ("apptainer", "docker", "slurm")
 DEFAULT_COMPRESSION = "zstd:3"
 
 
@@ -42,7 +43,9 @@ def build(
         bool, typer.Option(help="Add the tutorial's layer as a partition; without: one squashfs, as plain Apptainer.")
     ] = True,
     compression: CompressionOption = DEFAULT_COMPRESSION,
-    stack: Annotated[str | None, typer.Option("--stack", help="Build this stack's stages, and no tutorial.")] = None,
+    stacks: Annotated[
+        list[str] | None, typer.Option("--stack", help="Build only this stack, into the cache; publishes nothing.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All tutorials (or those named) as a graph: stacks once, then side by side.")
     ] = False,
@@ -54,8 +57,8 @@ def build(
         str,
         typer.Option(
             "--via",
-            help="Who builds the stacks: apptainer (their definitions) or docker (their Dockerfiles); "
-            "with --all also slurm: apptainer, in batch jobs.",
+            help="Who builds the stacks: apptainer (their definitions) or docker (their Dockerfiles), both here; "
+            "slurm: apptainer, all of it as batch jobs.",
             envvar="VIA",
         ),
     ] = "apptainer",
@@ -63,18 +66,21 @@ def build(
     """Build, test and publish images. Of an image whose stack is there, only the tutorial's layer is built.
 
     Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --all --jobs 4;
-    harness build --all --via slurm; harness build 2 --locked; harness build 6 --via docker
+    harness build --all --via slurm; harness build --stack embedding; harness build 2 --locked;
+    harness build 6 --via docker
     """
-    valid = ("apptainer", "docker", "slurm") if everything else ("apptainer", "docker")
-    if via not in valid:
-        raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(valid)}")
+    if via not in BUILDERS:
+        raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(BUILDERS)}")
     project, packing = Project.find(), parse_compression(compression)
     one_variant = parse_variant(variant)
-    if stack is not None:
-        build_stack(project, stack, one_variant, site, packing, locked=locked, via=via)
+    if stacks:
+        if tutorials:
+            raise UserError("--stack builds no tutorials", fix="name either tutorials or stacks")
+        for stage in build_stacks(project, stacks, one_variant, site, packing, locked=locked, via=via):
+            typer.echo(stage)
         return
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
-    if everything:
+    if everything or via == "slurm":
         same = ["--variant", one_variant, "--site", site, "--compression", compression]
         same += ["--force"] * force + ["--no-overlay"] * (not overlay) + ["--locked"] * locked
         same += ["--via", via] * (via == "docker")
@@ -132,17 +138,17 @@ def build_images(
     return [fresh[tutorial.id] for tutorial in tutorials]
 
 
-def build_stack(
+def build_stacks(
     project: Project,
-    stack: str,
+    names: Sequence[str],
     variant: Variant,
     site: str,
-    compression: Compression,
+    compression: Compression = DEFAULT,
     *,
     locked: bool = False,
     via: str = "apptainer",
-) -> None:
-    """Bring a stack's stages up to date."""
+) -> list[Path]:
+    """Bring the stages of stacks up to date; see :meth:`ImageBuilder.build_stack`."""
     from harness.cli import building
 
     with (
@@ -151,9 +157,10 @@ def build_stack(
         progress("building") as report,
     ):
         images = building.image_builder(project, site, report, digest, compression, docker=docker)
-        building.lock_gate(project, site, locked).before(stack, variant)
-        image, _ = images.build_stack(stack, variant)
-    typer.echo(image)
+        gate = building.lock_gate(project, site, locked)
+        for name in names:
+            gate.before(name, variant)
+        return [images.build_stack(name, variant)[0] for name in names]
 
 
 def set_graph(project: Project, tutorials: Sequence[Tutorial], variant: Variant, same: Sequence[str]) -> Graph:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from harness.errors import HarnessError
+from harness.history.location import history_of
 from harness.history.store import History, Point, SeriesKey, series_of
 from harness.judge.background import Background, OtherRun
 from harness.judge.judge import judge_run

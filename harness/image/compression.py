@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from harness.errors import UserError
 
 ZSTD_LEVELS = range(1, 23)
-# No extended attributes: an ordinary user's build holds notes of the engine there, and images are mounted without
-# file capabilities anyway.
-_BLOCKS = "-b 131072 -no-xattrs"
+
+# No extended attributes: an ordinary user's build holds notes of the engine there, and images are mounted without file
+# capabilities anyway.
+_ALWAYS = "-b 131072 -no-xattrs"
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,15 @@ class Compression:
 
     @classmethod
     def zstd(cls, level: int) -> Compression:
-        return cls(f"zstd-{level}", f"-comp zstd -Xcompression-level {level} {_BLOCKS}")
+        return cls(f"zstd-{level}", f"-comp zstd -Xcompression-level {level} {_ALWAYS}")
 
 
-GZIP = Compression("gzip", f"-comp gzip {_BLOCKS}")
-NONE = Compression("none", f"-noI -noD -noF -noX {_BLOCKS}")
+GZIP = Compression("gzip", f"-comp gzip {_ALWAYS}")
+NONE = Compression("none", f"-noI -noD -noF -noX {_ALWAYS}")
 DEFAULT = Compression.zstd(3)
 
 # Images that are only built upon are unpacked once for every build and never run: what matters is time.
-INTERMEDIATE = Compression("lz4", f"-comp lz4 {_BLOCKS}")
+INTERMEDIATE = Compression("lz4", f"-comp lz4 {_ALWAYS}")
 
 
 def parse_compression(text: str) -> Compression:

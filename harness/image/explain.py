@@ -82,7 +82,7 @@ def _moved(before: StageParts | None, now: StageParts, number: int) -> list[str]
         if before.tools.get(tool) != now.tools.get(tool):
             lines.append(f"{tool}: {before.tools.get(tool, 'none')} -> {now.tools.get(tool, 'none')}")
     if before.compression != now.compression:
-        lines.append(f"compression: {before.compression} -> {now.compression}")
+        lines.append(f"compression: {_words(before.compression, now.compression)}")
     if before.parent != now.parent:
         lines.append("the stage below moved" if number else f"base image: {before.parent} -> {now.parent}")
     return lines

@@ -47,7 +47,7 @@ class StageParts(BaseModel):
         recipe: the stage's definition, as text.
         files: what it copies from the checkout: path -> sha256, with ``+x`` for an executable.
         tools: programs whose version matters, with it.
-        compression: how the stage's image is packed.
+        compression: how the stage's image is packed: mksquashfs's options.
         origins: where each of its instructions is written, ``file:line``, and its text. Not in the key: a comment above
             moves every line and changes nothing.
     """
@@ -85,7 +85,7 @@ class LayerParts(BaseModel):
         definition_sha256: of the whole image's definition, as its manifest has it.
         stack_key: key of the stage that it stands on.
         sections: its own part of the definition's sections.
-        files, compression: as in :class:`StageParts`.
+        files: as in :class:`StageParts`. compression: the label, as the manifest has it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -139,7 +139,7 @@ def plan(
             recipe=write_definition(part),
             files=_described(project, part, digest),
             tools=dict(tools),
-            compression=packing.label,
+            compression=packing.mksquashfs,
             origins=[layer.origin for layer in part.layers if layer.origin],
         )
         stages.append(Stage(part, parts, packing))
