@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from harness.catalog.catalog import Catalog
 from harness.catalog.check import problems
@@ -37,8 +35,8 @@ def list_images(site: SiteOption = DEFAULT_SITE) -> None:
     Example: harness catalog list
     """
     catalog = project_catalog(Project.find(), site)
-    table = Table("", "name", "sha256", "built", "its own", "stack", "revision", box=None, pad_edge=False)
     needed: dict[str, int] = {}
+    width = max(map(len, catalog.names()), default=0)
     for name in catalog.names():
         current = catalog.current(name)
         for m in catalog.versions(name):
@@ -47,12 +45,10 @@ def list_images(site: SiteOption = DEFAULT_SITE) -> None:
                 needed[m.stack_image.sha256] = needed.get(m.stack_image.sha256, 0) + 1
             mark = "*" if current and current.sha256 == m.sha256 else ""
             size = f"{m.own_bytes / 1e6:.1f} MB"
-            table.add_row(mark, name, m.sha256[:12], m.built_at, size, stack, (m.git_revision or "")[:12])
-    screen = Console(highlight=False, soft_wrap=True)
-    screen.print(table)
+            typer.echo(f"{mark:1} {name:<{width}}  {m.sha256[:12]}  {m.built_at}  {size:>9}  {stack}".rstrip())
     for path in sorted(catalog.stacks.glob("*/*.sif")):
         users = needed.get(path.stem, 0)
-        screen.print(f"stack {path.parent.name} {path.stem[:12]}: {path.stat().st_size / 1e6:.0f} MB, {users} images")
+        typer.echo(f"stack {path.parent.name} {path.stem[:12]}: {path.stat().st_size / 1e6:.0f} MB, {users} images")
 
 
 @app.command()
