@@ -35,8 +35,9 @@ from harness.definition.tutorial_image import Definitions  # noqa: E402
 from harness.image.base import base_source  # noqa: E402
 from harness.image.driver import BASE_ARGUMENT, remove_tree  # noqa: E402
 from harness.image.engine import find_engine  # noqa: E402
-from harness.image.lend import prepare  # noqa: E402
+from harness.image.lend import lending  # noqa: E402
 from harness.project import Project  # noqa: E402
+from harness.site import Mirrors  # noqa: E402
 from harness.tutorial import Tutorial, load_tutorial  # noqa: E402
 
 VARIANT = "cpu"
@@ -82,9 +83,11 @@ class Bench:
         stack, _ = definitions.stack(tutorial.stack, VARIANT)
         folder = Path(tempfile.mkdtemp(prefix="plain-", dir=self.work))
         try:
-            (folder / "lent").mkdir()
-            lent = prepare(folder / "lent", stack.variants[VARIANT].extra_indexes if not find_links() else [])
-            with base_source(reference, self.work / "cache") as base:
+            indexes = stack.variants[VARIANT].extra_indexes if not find_links() else []
+            with (
+                base_source(reference, self.work / "cache") as base,
+                lending(folder / "lent", indexes, Mirrors(), lambda line: None) as lent,
+            ):
                 environment = {**os.environ, "TMPDIR": str(folder), "APPTAINER_CACHEDIR": str(folder / "cache")}
                 if base.insecure_http:
                     environment["APPTAINER_NOHTTPS"] = "1"

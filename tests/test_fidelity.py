@@ -22,7 +22,7 @@ from harness.fidelity.table import render_table
 from harness.fidelity.tree import compare_trees, read_tree
 from harness.fidelity.verdicts import Verdict, VerdictStore
 from harness.fidelity.verify import DEBIAN, Lab, open_lab, our_converter
-from harness.image.build import remove_tree
+from harness.image.driver import remove_tree
 from harness.image.registry import ImageReference
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from conftest import NO_ENGINE
 from package_sources import PackageSources, package_sources
-from tiny_project import HARNESS, harness, make_tiny_project
+from tiny_project import HARNESS, harness, main_file, make_tiny_project
 
-from harness.catalog.catalog import Catalog
 from harness.definition.dockerfile import parse_dockerfile
 from harness.errors import SpecError
 from harness.image.base import ensure_base
 from harness.image.contents import read_lock
-from harness.image.registry import LocalRegistry, probe
+from harness.image.local_registry import LocalRegistry
+from harness.image.registry import probe
 from harness.lock.apt_commands import apt_commands, apt_files
 from harness.lock.drift import Installed, apt_drift, base_drift, python_drift
 from harness.lock.python import without_addresses
@@ -69,7 +69,7 @@ class World:
         shutil.rmtree(self.cache / "stages", ignore_errors=True)
 
     def current(self) -> Path:
-        return Catalog(self.root / "catalog").current_link("tutorial2.cpu").resolve()
+        return main_file(self.root / "catalog", "tutorial2.cpu")
 
     def lock(self) -> StackLock:
         return load_spec(self.root / LOCK, StackLock)

@@ -166,7 +166,7 @@ def test_both_ways_give_the_same_image(project: Path, cache: Path, tmp_path: Pat
     assert manifest is not None
     assert manifest.via == "docker"
     assert manifest.builder.startswith("docker ")
-    assert "docker" in read_lock(catalog.image_file(NAME, manifest.sha256)).tools
+    assert "docker" in read_lock(catalog.files(manifest).main).tools
     again = harness(project, "build", "2", "--via", "docker", env=env)
     assert "up to date" in again.stderr, again.stderr
 
