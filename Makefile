@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 TUT ?=
+STACK ?= pytorch
 VARIANT ?= cpu
 PRESET ?= full
 SITE ?= default
@@ -12,7 +13,7 @@ VIA ?= apptainer
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all explain bench-images inspect rebuild defs jobs docs submit \
+.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images inspect rebuild defs jobs docs submit \
 	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
@@ -50,13 +51,28 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 	$(HARNESS) defs --check && $(HARNESS) jobs --check && $(HARNESS) docs --check && $(HARNESS) lock --check
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
-	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE)
+	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE) --via $(VIA)
 
 build-all: engine bases ## Build all images as a graph, JOBS at a time; VIA=slurm: as batch jobs
 	$(HARNESS) build --all $(TUT) --variant $(VARIANT) --site $(SITE) --jobs $(JOBS) --via $(VIA)
 
+stack: engine bases ## Build the stages of STACK alone, for example STACK=embedding
+	$(HARNESS) build --stack $(STACK) --variant $(VARIANT) --site $(SITE)
+
 explain: setup ## Say what build-sif would build for TUT, and which line or file is the reason
 	$(HARNESS) explain $(TUT) --variant $(VARIANT) --site $(SITE)
+
+export: setup ## Write the image of TUT as one self-contained signed file
+	$(HARNESS) export $(TUT) --variant $(VARIANT) --site $(SITE)
+
+gc: setup ## Remove images that nothing refers to any more
+	$(HARNESS) catalog gc --site $(SITE)
+
+roof: setup ## Measure what this node's device can do, for GPUs that no table knows (TUT: in its image)
+	$(HARNESS) roof $(TUT) --variant $(VARIANT) --site $(SITE)
+
+history: setup ## Show the throughput measured so far
+	$(HARNESS) history $(TUT) --site $(SITE)
 
 bench-images: engine bases ## Measure building against plain apptainer build (TUT="mnist 1 2"); write docs/benchmarks
 	.venv/bin/python benchmarks/images.py $(or $(TUT),--quick) --table docs/benchmarks/images.md

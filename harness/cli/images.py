@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from harness.cli.console import print_table
 from harness.cli.generated import write_or_check
 from harness.cli.options import SiteOption
 from harness.definition.context import Context
@@ -49,12 +49,11 @@ def list_tutorials(site: SiteOption = DEFAULT_SITE) -> None:
         alias = tutorial.stem if tutorial.stem != tutorial.id else ""
         table.add_row(tutorial.id, alias, f"{tutorial.title.en} / {tutorial.title.zh}", ", ".join(images))
 
-    screen = Console(highlight=False, soft_wrap=True)
-    screen.print(table)
+    print_table(table)
     for name in catalog.names():
         if files := catalog.current_files(name):
             words = shlex.join(_from_here(word) for word in files.engine_arguments)
-            screen.print(f"\nby hand, here {name}: apptainer run {words} STEP", markup=False)
+            typer.echo(f"\nby hand, here {name}: apptainer run {words} STEP")
             break
 
 
