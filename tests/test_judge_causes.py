@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_support import EXPECTED, RUN_ID, good_result, make_run, small_tutorial, write_result
 from rich.console import Console
-from tiny_project import harness
+from tiny_project import harness, image_of
 
 from harness.cluster import PrivateCluster
 from harness.judge import Verdict, judge_run
@@ -337,7 +338,7 @@ class TestOnARealCluster:
         assert checked(at, RunPaths(newest))["id"] == "rejected-gres"
 
     def test_a_program_error_in_the_image(self, at: Path) -> None:
-        image = at / "catalog/images/tutorial2.cpu/current.sif"
+        image = shlex.join(image_of(at / "catalog", "tutorial2.cpu"))
         engine = "apptainer exec --userns" if os.geteuid() == 0 else "apptainer exec"
         body = f"{engine} {image} python3 -c 'open(\"/models/none/config.json\")'"
         assert checked(at, self.run_script(at, body, "no-model-1"))["id"] == "missing-model"
