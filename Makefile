@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 TUT ?=
 STACK ?= pytorch
+# Tests side by side, a file at a time: many wait for a scheduler or a registry, not for a processor.
+WORKERS ?= $(shell nproc)
 VARIANT ?= cpu
 PRESET ?= full
 SITE ?= default
@@ -26,7 +28,7 @@ demo: engine scheduler bases ## Build three images, run them as jobs on real dat
 test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests on real parts
 	@$(MACHINE) slurm registry test || { test -z "$$CI" && echo "going on: tests that need those are skipped"; }
 	$(MAKE) --no-print-directory lint
-	.venv/bin/pytest
+	.venv/bin/pytest -n $(WORKERS) --dist loadfile
 
 test-all: test ## And what takes minutes: the pytorch image built twice, the whole corpus of Dockerfiles
 	@$(MAKE) --no-print-directory docker

@@ -101,7 +101,7 @@ def table(runs: int, rows: list[tuple[str, float, float]]) -> str:
         f"# {runs:,} recorded runs",
         "",
         f"Written by `benchmarks/runs.py --runs {runs}` on {datetime.date.today()}: {os.cpu_count()} cores, 1-minute",
-        f"load {os.getloadavg()[0]:.1f} at the end. Median of {REPEATS} whole commands, start of Python included; {LIMITS}.",
+        f"load {os.getloadavg()[0]:.1f} at the end. Median of {REPEATS} whole commands; {LIMITS}.",
         "",
         "| command | s | MB |",
         "|---|---|---|",

@@ -506,6 +506,7 @@ def test_a_base_is_held_against_the_lock(locked: dict[str, object] | None, used:
 
 @needs_apt
 @pytest.mark.apptainer
+@pytest.mark.slow  # three builds of a stack, each from nothing
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("apptainer") is None and shutil.which("singularity") is None, reason=NO_ENGINE)
 def test_a_locked_build_takes_locked_versions_and_refuses_others(world: World, tmp_path: Path) -> None:

@@ -77,12 +77,15 @@ def test_later_stages_see_docker_environment_and_say_it_of_the_image_once() -> N
         "ARG V=3\nFROM d\nARG V\nENV PATH=/opt/bin:$PATH\nRUN apt-get update\nENV B=$V\nRUN pip install x\nLABEL l=m\n"
     )
     one, two = write_definition(first), write_definition(second)
-    assert "%environment" not in one
-    assert "%labels" not in one
-    assert two.index('export PATH="/opt/bin:${PATH}"') < two.index("pip install x")
+    assert "\n%environment" not in one
+    assert "\n%labels" not in one
+    assert two.index('export PATH="/opt/bin:${base_PATH}"') < two.index("pip install x")
+    assert "keep base_PATH" in one
+    assert "keep base_PATH" not in two  # once is enough: the file that holds it is in the first stage's image
     assert 'export V="{{ V }}"' in two
     assert "V=3" in two.split("%arguments\n")[1].splitlines()
-    assert two.split("%environment\n")[1].startswith('export PATH="/opt/bin:${PATH}"\nexport B="{{ V }}"')
+    environment = two.split("\n%environment\n")[1]
+    assert environment.startswith('. /.singularity.d/base-environment\nexport PATH="/opt/bin:${base_PATH}"\nexport B=')
     assert "apt-get" not in two
     assert "l m" in two
 
