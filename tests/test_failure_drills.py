@@ -196,7 +196,9 @@ def test_a_controller_that_restarts_while_the_job_runs_and_while_it_is_waited_fo
     at: Path, cluster: PrivateCluster, submit: Callable[..., RunPaths]
 ) -> None:
     run = submit("hang")
-    cluster.stop_daemon("slurmctld")
+    # A restart as an administrator does it: what was submitted a moment ago is saved first.
+    subprocess.run(["scontrol", "shutdown", "slurmctld"], check=True)
+    until(lambda: not any(daemon.alive for daemon in cluster.daemons() if daemon.name == "slurmctld"))
     command = [str(HARNESS), "check", "--run", str(run.folder), "--timeout", "90"]
     waiting = subprocess.Popen(command, cwd=at, stdout=subprocess.PIPE, text=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -68,7 +69,8 @@ def test_two_builds_from_empty_caches_give_the_same_file(
         if descriptor.kind != sif.PARTITION:
             text = sif.read_object(image, descriptor)
             assert str(tmp_path).encode() not in text
-            assert b"127.0.0.1" not in text
+            # "Where" is an address with a port; the programs inside speak of loopback without one.
+            assert re.search(rb"127\.0\.0\.1:\d", text) is None
 
 
 @needs_engine
@@ -111,7 +113,7 @@ def test_the_lines_that_make_a_definition_reproducible_stand_around_its_own() ->
     assert places == sorted(places)
     assert "org.label-schema.build-date 2026-11-01T00:00:00Z\n" in text
     unstaged = replace(definition, layers=(Layer(commands=("echo own",)),))
-    assert "chmod" not in write_definition(reproducible(unstaged))
+    assert "chmod -R" not in write_definition(reproducible(unstaged))
 
 
 @pytest.mark.parametrize(

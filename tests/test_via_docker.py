@@ -41,7 +41,7 @@ def test_without_an_engine_it_is_one_line_that_says_what_to_do(project: Path) ->
 def test_an_unknown_way_is_refused_with_the_valid_ones(project: Path) -> None:
     done = harness(project, "build", "2", "--via", "podman")
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: nothing builds via 'podman'; valid: apptainer, docker"
+    assert done.stderr.strip() == "error: nothing builds via 'podman'; valid: apptainer, docker, slurm"
 
 
 def test_the_loan_follows_each_from_and_names_only_what_there_is() -> None:
