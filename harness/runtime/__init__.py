@@ -29,6 +29,7 @@ from harness.runtime.run import StepRun
 from harness.runtime.speed import Speed, choose_speed
 from harness.runtime.team import Team, join_team
 from harness.runtime.timing import Throughput
+from harness.runtime.windows import measure_windows
 
 __all__ = [
     "Checkpoint",
@@ -51,6 +52,7 @@ __all__ = [
     "find_data",
     "find_mnist",
     "join_team",
+    "measure_windows",
     "model_folder",
     "read_idx",
     "run_program",
