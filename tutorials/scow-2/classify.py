@@ -34,7 +34,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 FOLDERS = ["openai/clip-vit-base-patch32", "clip-vit-base-patch32", "ViT-B-32"]
 FILES = ["preprocessor_config.json", "tokenizer.json"]
-PICTURES = ["clip/diagram.png", "CLIP.png", "diagram.png"]  # the original's picture, where the site has it
+PICTURES = ["clip/diagram.png"]  # the original's picture, where the site has it
 
 
 def find_model(weights: str, scratch: Path, seed: int, texts: list[str]) -> tuple[Path, str]:
