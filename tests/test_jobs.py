@@ -156,6 +156,7 @@ def test_a_program_that_fell_back_to_the_cpu_in_a_gpu_job_fails(at: Path, tmp_pa
         ({"CATALOG": "empty"}, "make build-sif TUT=xscow-2 VARIANT=cpu"),
         ({"PRESET": "huge"}, "use smoke, bench or full"),
         ({"DATA": "/nowhere"}, "DATA=/nowhere"),
+        ({"MODELS": "/nowhere"}, "MODELS=/nowhere"),
     ],
 )
 def test_what_is_missing_is_said_in_one_line_before_the_work(at: Path, env: dict[str, str], words: str) -> None:
@@ -176,6 +177,18 @@ def test_half_a_data_set_is_an_error_not_a_fallback(at: Path, tmp_path: Path) ->
     for name in ("a.txt", "b.txt.gz"):
         (tmp_path / "other/numbers" / name).write_text("1")
     assert bash(CPU_JOB, DATA=str(tmp_path), PRESET="smoke").returncode == 0
+
+
+def test_the_program_sees_the_models_root_and_half_a_model_is_an_error(at: Path, tmp_path: Path) -> None:
+    (tmp_path / "counter").mkdir()
+    done = bash(CPU_JOB, MODELS=str(tmp_path), PRESET="smoke")
+    assert done.returncode == 2
+    assert f"model incomplete: {tmp_path}/counter/config.json is missing" in errors(done.stderr)[0]
+    (tmp_path / "counter/config.json").write_text("{}")
+    done = bash(CPU_JOB, MODELS=str(tmp_path), PRESET="smoke")
+    assert done.returncode == 0, done.stderr
+    assert "model /models/counter\n" in done.stdout
+    assert "model None\n" in bash(CPU_JOB, PRESET="smoke").stdout
 
 
 def test_outside_the_checkout_the_script_says_where_to_submit(at: Path, tmp_path: Path) -> None:

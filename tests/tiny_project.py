@@ -72,6 +72,13 @@ folders = ["numbers", "other/numbers"]
 files = ["a.txt", "b.txt"]
 source = "anywhere"
 fallback = { en = "counting", zh = "数数" }
+[[models]]
+name = "tiny/counter"
+folders = ["counter"]
+files = ["config.json"]
+source = "anywhere"
+fallback = { en = "fingers", zh = "手指" }
+fallback_presets = ["smoke", "full"]
 [[expectations]]
 kind = "number"
 step = "count"
@@ -90,7 +97,7 @@ import os
 import sys
 import time
 
-from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, run_program
+from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, model_folder, run_program
 
 
 def main():
@@ -99,6 +106,7 @@ def main():
     parser.parameter("misbehave", "no", "no, hang, end (0 without a result), or outlive (the attempt after the first)")
     args = parser.parse_args()
     print("arguments", sys.argv[1:], "greeting", os.environ.get("GREETING"), flush=True)
+    print("model", model_folder(["counter"]), flush=True)
     if args.misbehave == "end":
         return
     with StepRun.from_environment("count", tutorial="xscow-2", parameters=vars(args)) as run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -25,10 +26,11 @@ from harness.report.junit import write_junit
 from harness.report.text import print_report
 from harness.run.campaign import RunRequest, expected_image, submit_runs
 from harness.run.following import cancel_run, gather_all, has_ended, may_have_a_job, wait_for_runs
+from harness.run.needs import replaced
 from harness.run.paths import RunPaths
 from harness.run.records import latest_run, newest_runs, read_record
 from harness.scheduler.base import JobStatus
-from harness.site import DEFAULT_SITE
+from harness.site import DEFAULT_SITE, load_site
 from harness.tutorial import load_tutorial, tutorial_ids
 
 RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the tutorial's newest run.")]
@@ -67,6 +69,10 @@ def submit(
         for chosen in variant.split(",")
         for size in preset.split(",")
     ]
+    profile = load_site(project, site)
+    notes = (replaced(project, one.tutorial, one.preset, profile, os.environ) for one in requests)
+    for note in dict.fromkeys(line for lines in notes for line in lines):
+        typer.echo(f"note: {note}", err=True)
     how: Literal["array", "pack"] = "pack" if pack else "array"
     for run in submit_runs(project, requests, site, options=option or (), how=how):
         typer.echo(run.folder.relative_to(project.root))

@@ -48,6 +48,8 @@ def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Sit
         time=f"{hours:02d}:{minutes:02d}:00",
         data_root=shlex.quote(site.storage.data or ""),
         data_sets=[shlex.join([":".join(data.folders), *data.files]) for data in tutorial.data],
+        models_root=shlex.quote(site.storage.models or ""),
+        models=[shlex.join([":".join(model.folders), *model.files]) for model in tutorial.models],
     )
     return text
 

@@ -20,6 +20,7 @@ from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant, image_name, parse_variant
 from harness.run.evidence import ExpectedImage
 from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, has_ended, scheduler_of, wait_for_runs
+from harness.run.needs import require
 from harness.run.paths import RunPaths
 from harness.run.records import latest_run, newest_runs, read_record
 from harness.scheduler.base import JobGroup, JobRequest, Scheduler
@@ -72,7 +73,8 @@ def submit_run(
     """Write the ledger, submit the job, return. The run goes on without us.
 
     Raises:
-        UserError: unknown preset, site or variant, no image, or an image older than the checkout.
+        UserError: unknown preset, site or variant, no image, an image older than the checkout, or a data set or model
+            that the preset needs is not in the site's storage.
         SchedulerError: the scheduler refused it. SchedulerUnavailableError: it does not answer.
     """
     prepared = _prepare(project, RunRequest(tutorial, variant, preset), site, options)
@@ -123,6 +125,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
     script = job_file(project, tutorial, variant, profile)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
+    require(project, tutorial, preset, profile, os.environ)
     image = current_image(project, tutorial, variant, site)
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
     run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")

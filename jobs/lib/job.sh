@@ -6,11 +6,13 @@
 #   job_need_image                    fail unless the image is there, whole, and signed by a key the catalog trusts
 #   job_offer_data ROOT               give the program the site's data root
 #   job_check_data FOLDERS FILE...    fail where a data set is there, but not whole
+#   job_offer_models ROOT             give the program the site's models root
+#   job_check_models FOLDERS FILE...  fail where a model is there, but not whole
 #   job_step STEP [OPTIONS]           run one step inside the image
 #   job_ranks NODES N STEP [OPTIONS]  run one step as N processes on each of NODES nodes
 #
 # A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file, or the folder of an image in a catalog), CATALOG,
-# DATA (data root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed), PROCESSES (other than N per
+# DATA (data root), MODELS (models root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed), PROCESSES (other than N per
 # node, for job_ranks).
 
 set -euo pipefail
@@ -63,7 +65,8 @@ job_begin() {
     trap 'exit 143' TERM
 
     RANK_NODES=1 RANKS_PER_NODE=1
-    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' DATA_ROOT='' DATA_BIND=() NV=()
+    GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' NV=()
+    DATA_ROOT='' DATA_BIND=() MODELS_ROOT='' MODELS_BIND=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
     [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
@@ -191,21 +194,38 @@ job_offer_data() { # the site's data root; DATA wins over it
     DATA_BIND=(--bind "$DATA_ROOT:/data:ro")
 }
 
+job_offer_models() { # the site's models root; MODELS wins over it
+    local root=${MODELS:-$1}
+    if [ -n "${MODELS:-}" ] && [ ! -d "$MODELS" ]; then
+        job_fail "MODELS=$MODELS is no folder on $NODE" "point MODELS at the site's models root, or unset it"
+    fi
+    [ -n "$root" ] && [ -d "$root" ] || return 0
+    MODELS_ROOT=$(readlink -f "$root")
+    MODELS_BIND=(--bind "$MODELS_ROOT:/models:ro")
+}
+
 job_check_data() { # FOLDER[:FOLDER...] FILE...: a data set that is there, in one of the folders, must be whole
-    [ -n "$DATA_ROOT" ] || return 0
-    local folders=() folder file missing='' first=''
-    IFS=: read -ra folders <<<"$1"
-    shift
+    [ -z "$DATA_ROOT" ] || job_check_whole 'data set' "$DATA_ROOT" "$@"
+}
+
+job_check_models() { # FOLDER[:FOLDER...] FILE...: a model likewise
+    [ -z "$MODELS_ROOT" ] || job_check_whole model "$MODELS_ROOT" "$@"
+}
+
+job_check_whole() { # NOUN ROOT FOLDER[:FOLDER...] FILE...
+    local noun=$1 root=$2 folders=() folder file missing='' first=''
+    IFS=: read -ra folders <<<"$3"
+    shift 3
     for folder in "${folders[@]}"; do
-        [ -d "$DATA_ROOT/$folder" ] || continue
+        [ -d "$root/$folder" ] || continue
         missing=''
         for file in "$@"; do
-            [ -s "$DATA_ROOT/$folder/$file" ] || [ -s "$DATA_ROOT/$folder/$file.gz" ] || missing=${missing:-$folder/$file}
+            [ -s "$root/$folder/$file" ] || [ -s "$root/$folder/$file.gz" ] || missing=${missing:-$folder/$file}
         done
         [ -n "$missing" ] || return 0
         first=${first:-$missing}
     done
-    [ -z "$first" ] || job_fail "data set incomplete: $DATA_ROOT/$first is missing" "fetch it again before submitting"
+    [ -z "$first" ] || job_fail "$noun incomplete: $root/$first is missing" "fetch it again before submitting"
 }
 
 job_step() { # STEP [OPTIONS]
@@ -222,7 +242,7 @@ job_step() { # STEP [OPTIONS]
         HARNESS_DEFINITION_SHA256="$DEFINITION_SHA256" HARNESS_JOB_ID="$JOB_ID"
         HARNESS_GIT_REVISION="$(git rev-parse HEAD 2>/dev/null || true)"
         HARNESS_GPUS_REQUESTED="$GPUS" HARNESS_GPU_SHARED="$GPU_SHARED" HARNESS_NODE="$NODE"
-        HARNESS_DATA_DIR="${DATA_BIND[0]:+/data}" HARNESS_SUBMITTED_AT="$SUBMITTED_AT"
+        HARNESS_DATA_DIR="${DATA_BIND[0]:+/data}" HARNESS_MODELS_DIR="${MODELS_BIND[0]:+/models}" HARNESS_SUBMITTED_AT="$SUBMITTED_AT"
         HARNESS_JOB_STARTED_AT="$JOB_STARTED_AT" HARNESS_STEP_STARTED_AT="$started"
         HARNESS_PROCESSES="$RANKS_PER_NODE" HARNESS_NODES="$RANK_NODES"
         HARNESS_RENDEZVOUS="$RUN_DIR/.rendezvous.$step.$started"
@@ -238,7 +258,7 @@ job_step() { # STEP [OPTIONS]
     case $ENGINE in *singularity) prefix=SINGULARITYENV_ ;; esac
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
     local command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
-        "${DATA_BIND[@]}" --pwd /opt/tutorial)
+        "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)
     if [ "$RANK_NODES" -eq 1 ]; then
         "${command[@]}" --bind "$SCRATCH:/tmp" "${RUN_IMAGE[@]}" "$step" "$@"
     else

@@ -20,8 +20,8 @@ CAUSES = (
         "the model is not where the program looks for it",
         "在指定位置找不到模型",
         fix=(
-            "put the model there or point the model path (SCOW_AI_MODEL_PATH) at it; jobs do not download (HF_HUB_OFFLINE=1)",
-            "把模型放到该位置，或用模型路径（SCOW_AI_MODEL_PATH）指向它；作业不会联网下载（HF_HUB_OFFLINE=1）",
+            "put the model there or point MODELS (SCOW_AI_MODEL_PATH) at it; jobs do not download (HF_HUB_OFFLINE=1)",
+            "把模型放到该位置，或用 MODELS（SCOW_AI_MODEL_PATH）指向它；作业不会联网下载（HF_HUB_OFFLINE=1）",
         ),
         by=(
             raised(
@@ -31,6 +31,8 @@ CAUSES = (
                 r"|Invalid repository ID or local directory specified|Unrecognized model in \S+ Should have a `model_type` key|Cannot find any model weights with",
             ),
             raised(r"HFValidationError"),
+            said(r"error: model incomplete: |error: MODELS=\S+ is no folder"),
+            raised(r"ModelError", r"the model is incomplete|which is no folder here|is not below the models root"),
             raised(
                 r"OfflineModeIsEnabled|LocalEntryNotFoundError",
                 r"offline mode is enabled|outgoing traffic has been disabled",
@@ -95,6 +97,9 @@ CAUSES = (
             "重新下载该文件，并与模型库的大小和校验和比对（git-lfs 指针文件只有约 130 字节）",
         ),
         by=(
+            raised(
+                r"ModelError", r": truncated: |: too long: |not a safetensors file|git-lfs pointer|holds no tensors"
+            ),
             raised(r"SafetensorError", r"^(?!.*(?:os error|No such file|No space))"),
             raised(r"UnpicklingError", r"invalid load key|pickle data was truncated"),
             raised(
@@ -113,6 +118,7 @@ CAUSES = (
             "把模型路径指向教程要求的模型；config.json 中写明了它的架构",
         ),
         by=(
+            raised(r"ModelError", r"this program needs"),
             raised(r"RuntimeError", r"Error\(s\) in loading state_dict for|size mismatch for"),
             raised(
                 r"ValueError|KeyError|ValidationError",

@@ -1,0 +1,95 @@
+"""What a run needs of its site: data sets and models, looked for before the wait in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import UserError
+from harness.project import PresetName, Project
+from harness.site import Site
+from harness.tutorial import DataSet, Tutorial
+
+Kind = Literal["data", "models"]
+
+# A person's own roots win over the site's, here as in jobs/lib/job.sh.
+ROOT_VARIABLES: dict[Kind, str] = {"data": "DATA", "models": "MODELS"}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A data set or model that is not where a job of this site will look for it.
+
+    ``problem`` says what is wrong, in words that go on a message.
+    """
+
+    kind: Kind
+    wanted: DataSet
+    problem: str
+    incomplete: bool = False
+
+    def stops(self, preset: PresetName) -> bool:
+        """Whether a run could only fail. What is there in part is an error, never a reason to use something else."""
+        return self.incomplete or self.wanted.is_needed(preset)
+
+
+def missing_of(project: Project, tutorial: Tutorial, site: Site, environment: Mapping[str, str]) -> tuple[Missing, ...]:
+    """What the tutorial would like to have and the site's storage does not hold, whole."""
+    found = []
+    wishes: list[tuple[Kind, DataSet]] = [("data", data) for data in tutorial.data]
+    wishes += [("models", model) for model in tutorial.models]
+    for kind, wanted in wishes:
+        root = environment.get(ROOT_VARIABLES[kind]) or getattr(site.storage, kind)
+        missing = _look(kind, wanted, None if root is None else project.root / root)
+        if missing is not None:
+            found.append(missing)
+    return tuple(found)
+
+
+def require(
+    project: Project, tutorial: Tutorial, preset: PresetName, site: Site, environment: Mapping[str, str]
+) -> None:
+    """Refuse a run that could only fail.
+
+    Raises:
+        UserError: a data set or model is missing that this preset cannot do without, or is there in part.
+    """
+    for missing in missing_of(project, tutorial, site, environment):
+        if missing.stops(preset):
+            variable = ROOT_VARIABLES[missing.kind]
+            raise UserError(
+                f"preset '{preset}' uses {missing.wanted.name}, and {missing.problem}",
+                where=tutorial.id,
+                fix=f"fetch it ({missing.wanted.source}), or set {variable} to the {missing.kind} root that has it",
+            )
+
+
+def replaced(
+    project: Project, tutorial: Tutorial, preset: PresetName, site: Site, environment: Mapping[str, str]
+) -> list[str]:
+    """One line for everything missing that a fallback stands in for."""
+    return [
+        f"{tutorial.id}: {missing.problem}; preset '{preset}' uses {missing.wanted.fallback.en}"
+        for missing in missing_of(project, tutorial, site, environment)
+        if missing.wanted.fallback is not None and not missing.stops(preset)
+    ]
+
+
+def _look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
+    """What is wrong with it below ``root``; None where it is whole in one of its folders."""
+    if root is None:
+        return Missing(kind, wanted, f"the site names no {kind} root")
+    folders = [root / name for name in wanted.folders if (root / name).is_dir()]
+    for folder in folders:
+        if all(_is_there(folder / file) for file in wanted.files):
+            return None
+    if not folders:
+        return Missing(kind, wanted, f"{root / wanted.folders[0]} is not there")
+    lacking = next(file for file in wanted.files if not _is_there(folders[0] / file))
+    return Missing(kind, wanted, f"{folders[0] / lacking} is missing", incomplete=True)
+
+
+def _is_there(path: Path) -> bool:
+    return any(file.is_file() and file.stat().st_size > 0 for file in (path, path.with_name(f"{path.name}.gz")))

@@ -1,0 +1,142 @@
+"""Say how relevant passages are to a question, with a cross-encoder that reads both at once.
+
+A reranker's score is one number per pair; the logistic function makes it a relevance from 0 to 1. FlagEmbedding
+computes it, and plain transformers a second time.
+"""
+
+# First: this import marks the moment the program began.
+from harness.runtime import (
+    ModelError,
+    ProgramArguments,
+    StepRun,
+    Throughput,
+    check_model,
+    choose_device,
+    measure_windows,
+    model_folder,
+    run_program,
+)
+from harness.runtime.random_xlmr import save_model
+
+# isort: split
+import argparse
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import transformers
+from FlagEmbedding import FlagReranker
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+FOLDERS = ["BAAI/bge-reranker-v2-m3", "bge-reranker-v2-m3"]
+FILES = ["tokenizer.json"]
+# The model card's pairs: one alone, then one question with a useless and with a good passage.
+PAIRS = [
+    ("query", "passage"),
+    ("what is panda?", "hi"),
+    (
+        "what is panda?",
+        "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply panda, is a bear species "
+        "endemic to China.",
+    ),
+]
+NAMES = ["words", "useless", "good"]
+
+
+def find_model(weights: str, scratch: Path, seed: int) -> tuple[Path, str]:
+    """The model's folder, and what it is."""
+    if weights == "model":
+        folder = model_folder(FOLDERS)
+        if folder is None:
+            raise ModelError(f"{FOLDERS[0]} is not below the models root; fetch it, or use --weights tiny or random")
+        check_model(folder, ["xlm-roberta"], FILES)
+        return folder, "bge-reranker-v2-m3"
+    if weights not in ("tiny", "random"):
+        raise ModelError(f"--weights is '{weights}'; valid: model, random, tiny")
+    folder = scratch / "reranker"
+    save_model(folder, [text for pair in PAIRS for text in pair], weights, seed, labels=1)
+    return folder, "tiny-random" if weights == "tiny" else "random"
+
+
+@torch.no_grad()
+def plain_scores(folder: Path, device: torch.device, max_length: int) -> list[float]:
+    """The pairs' scores through transformers alone: question and passage as one text, one number out of it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    questions, passages = zip(*PAIRS, strict=True)
+    inputs = tokenizer(
+        list(questions), list(passages), padding=True, truncation=True, max_length=max_length,
+        return_token_type_ids=False, return_tensors="pt",
+    )  # fmt: skip
+    return model(**inputs.to(device)).logits.squeeze(-1).tolist()
+
+
+def rank(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
+    device, facts = choose_device(torch, run.gpus_requested)
+    run.use_device(facts)
+    run.versions(torch=torch.__version__, transformers=transformers.__version__, FlagEmbedding=version("FlagEmbedding"))
+    half = device.type == "cuda"
+    with run.phase("load"):
+        folder, source = find_model(args.weights, scratch, args.seed)
+        reranker = FlagReranker(str(folder), devices=str(device), use_fp16=half)
+    run.output("model_source", source)
+    run.output("precision", "float16" if half else "float32")
+
+    with run.phase("evaluate"):
+        scores = reranker.compute_score(PAIRS, batch_size=args.batch_size, max_length=args.max_length)
+        relevances = reranker.compute_score(
+            PAIRS, batch_size=args.batch_size, max_length=args.max_length, normalize=True
+        )
+        by_hand = plain_scores(folder, device, args.max_length)
+    normalised = torch.tensor(by_hand).sigmoid().tolist()
+    table = []
+    for name, pair, score, relevance in zip(NAMES, PAIRS, scores, relevances, strict=True):
+        run.output(f"score_{name}", score)
+        run.output(f"relevance_{name}", relevance)
+        table.append({"question": pair[0], "passage": pair[1], "score": score, "relevance": relevance})
+        print(f"{relevance:.6f}  {pair[0]} | {pair[1]}")
+    run.output("score_difference", largest(scores, by_hand))
+    run.output("relevance_difference", largest(relevances, normalised))
+    run.output("score_spread", max(scores) - min(scores))
+    run.output_file("scores.json").write_text(json.dumps(table, indent=2, ensure_ascii=False), encoding="utf-8")
+    print(f"largest difference from plain transformers: {largest(scores, by_hand):.2g} of the scores")
+
+    question, passage = PAIRS[-1]
+    repeats = 1 + args.tokens // 16  # the passage has more tokens than that; what is longer is cut at --tokens
+    pairs = [(question, " ".join([passage] * repeats))] * args.batch_size
+    meter = Throughput(warm_up=2, synchronize=torch.cuda.synchronize if half else lambda: None)
+
+    def score(batches: int) -> None:
+        reranker.compute_score(pairs * batches, batch_size=args.batch_size, max_length=args.tokens)
+
+    measure_windows(meter, score, args.batch_size, windows=args.windows, seconds=args.window_seconds)
+    run.throughput("rank_throughput", meter, unit="pairs/s")
+    print(f"{source}: {meter.median:.1f} pairs of {args.tokens} tokens per second on {facts.name}")
+
+
+def largest(some: list[float], others: list[float]) -> float:
+    """The largest difference of two equally long lists."""
+    return max(abs(one - other) for one, other in zip(some, others, strict=True))
+
+
+def main() -> None:
+    arguments = ProgramArguments(__doc__)
+    arguments.parameter("weights", "model", "model: the site's reranker; random: as large; tiny: random and tiny")
+    arguments.parameter("max_length", 1024, "tokens of a pair that count", minimum=8)
+    arguments.parameter("batch_size", 32, "pairs at a time", minimum=1)
+    arguments.parameter("tokens", 128, "length of the pairs whose scoring is timed", minimum=16)
+    arguments.parameter("windows", 5, "timed windows", minimum=1)
+    arguments.parameter("window_seconds", 1.0, "about so long each", minimum=0)
+    arguments.parameter("seed", 1, "of random weights", minimum=0)
+    args = arguments.parse_args()
+    with (
+        StepRun.from_environment("rank", tutorial="xscow-5", parameters=vars(args)) as run,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        rank(run, args, Path(scratch))
+
+
+if __name__ == "__main__":
+    run_program(main)
