@@ -23,7 +23,8 @@ from harness.runtime.arguments import ProgramArguments
 from harness.runtime.checkpoint import Checkpoint, Checkpoints
 from harness.runtime.data import find_data, find_mnist, read_idx
 from harness.runtime.device import DeviceFacts, allocated_cores, choose_device
-from harness.runtime.errors import DataError, DeviceError, ProgramError, Terminated, run_program
+from harness.runtime.errors import DataError, DeviceError, ModelError, ProgramError, Terminated, run_program
+from harness.runtime.models import check_model, model_folder
 from harness.runtime.run import StepRun
 from harness.runtime.speed import Speed, choose_speed
 from harness.runtime.team import Team, join_team
@@ -35,6 +36,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "DeviceFacts",
+    "ModelError",
     "ProgramArguments",
     "ProgramError",
     "Speed",
@@ -43,11 +45,13 @@ __all__ = [
     "Terminated",
     "Throughput",
     "allocated_cores",
+    "check_model",
     "choose_device",
     "choose_speed",
     "find_data",
     "find_mnist",
     "join_team",
+    "model_folder",
     "read_idx",
     "run_program",
 ]

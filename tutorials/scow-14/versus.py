@@ -1,13 +1,20 @@
 """Compiling a kernel for the device at hand, checking it against torch, and timing the two the same way."""
 
+import os
+import tempfile
 import time
 from collections.abc import Callable
 
-import tilelang
 import torch
 from kernels import Dialect
 
 from harness.runtime import ProgramError, StepRun, Throughput, choose_device
+
+# Before the import, which makes the folder that compiled kernels go to: below a home that may not be writable.
+os.environ.setdefault("TILELANG_CACHE_DIR", f"{tempfile.gettempdir()}/tilelang-{os.getuid()}")
+
+# isort: split
+import tilelang
 
 Compute = Callable[[], torch.Tensor]
 # Compiled where it runs: for this processor, and sums in any order, so that many are taken at once (50 times as fast).
