@@ -89,7 +89,7 @@ class Batches:
         self.lengths = [len(ids) for ids in self.rows["input_ids"]]
 
     def __call__(self, source: random.Random | None) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        """All of them once, shuffled by ``source``: first the pairs, to be sorted in groups of 16 batches, then these."""
+        """All of them once, shuffled by ``source``: pairs first, to be sorted in groups of 16 batches, then these."""
         order = list(range(len(self.labels)))
         if source is not None:
             source.shuffle(order)
