@@ -203,7 +203,9 @@ class Tutorial(SpecModel):
     like: str | None = Field(
         None, description="another tutorial: what this file does not say is as there, and the programs are those"
     )
-    modules: list[str] = Field(default_factory=list, description="files of the folder that the programs import")
+    modules: list[str] = Field(
+        default_factory=list, description="files that the programs import: the folder's, or ../<another tutorial>/…"
+    )
     steps: list[Step] = Field(min_length=1)
     presets: dict[PresetName, Preset]
     resources: dict[Variant, Resources]

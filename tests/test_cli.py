@@ -65,7 +65,7 @@ def test_an_unknown_tutorial_names_the_nearest(project: Path, name: str, nearest
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('unit = "counts/s"', 'unit = "counts/s', ["tutorial.toml", "line 3"]),
+        ('unit = "counts/s"', 'unit = "counts/s', ["tutorial.toml", "at line "]),
         ('unit = "counts/s"', "", ["tutorial.toml", "throughput.unit", "missing"]),
         ('unit = "counts/s"', 'unit = "counts/s"\nspeed = 3', ["throughput.speed", "metric"]),
         ('kind = "number"', 'kind = "nmber"', ["expectations.0", "'number'"]),

@@ -85,7 +85,8 @@ def _whole(project: Project, stack: Stack, base: Definition, tutorial: Tutorial,
 def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> Layer:
     """What a tutorial adds to its stack: its programs, the runtime library, labels; data alone, no commands."""
     names = dict.fromkeys([*(step.program for step in tutorial.steps), *tutorial.modules])
-    programs = [f"tutorials/{tutorial.program_folder}/{name}" for name in names]
+    # A module may be another tutorial's: ../xscow-4/random_xlmr.py.
+    programs = [posixpath.normpath(f"tutorials/{tutorial.program_folder}/{name}") for name in names]
     runtime = project.runtime_package
     sources = [
         *((program, f"{PROGRAMS}/{Path(program).name}") for program in programs),

@@ -40,6 +40,8 @@ FOLDERS = ["google-bert/bert-base-uncased", "bert-base-uncased"]
 FILES = ["vocab.txt"]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+# From nothing, a tiny BERT learns only without dropout and with weights that tell the words apart from the beginning.
+TINY_START = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
 
 
 def load_model(args: argparse.Namespace, pairs: list[Pair]) -> tuple[str, Any, Any]:
@@ -55,7 +57,9 @@ def load_model(args: argparse.Namespace, pairs: list[Pair]) -> tuple[str, Any, A
     if args.weights not in ("tiny", "random"):
         raise ModelError(f"--weights is '{args.weights}'; valid: model, random, tiny")
     tokenizer = train_tokenizer([text for pair in pairs for text in pair[:2]])
-    sizes = {"vocab_size": len(tokenizer), **TINY} if args.weights == "tiny" else {}  # the defaults are bert-base
+    sizes = (
+        {"vocab_size": len(tokenizer), **TINY, **TINY_START} if args.weights == "tiny" else {}
+    )  # the defaults are bert-base
     torch.manual_seed(args.seed)
     model = BertForSequenceClassification(BertConfig(num_labels=2, **sizes))
     return "tiny-random" if args.weights == "tiny" else "random", tokenizer, model
@@ -89,7 +93,7 @@ class Batches:
         self.lengths = [len(ids) for ids in self.rows["input_ids"]]
 
     def __call__(self, source: random.Random | None) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        """All of them once, shuffled by ``source``: pairs first, to be sorted in groups of 16 batches, then these."""
+        """All of them once, shuffled by ``source``; within groups of 16 batches pairs of one length come together."""
         order = list(range(len(self.labels)))
         if source is not None:
             source.shuffle(order)

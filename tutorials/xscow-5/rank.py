@@ -5,6 +5,8 @@ computes it, and plain transformers a second time.
 """
 
 # First: this import marks the moment the program began.
+from random_xlmr import save_model
+
 from harness.runtime import (
     ModelError,
     ProgramArguments,
@@ -16,7 +18,6 @@ from harness.runtime import (
     model_folder,
     run_program,
 )
-from harness.runtime.random_xlmr import save_model
 
 # isort: split
 import argparse
