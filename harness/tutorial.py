@@ -203,9 +203,7 @@ class Tutorial(SpecModel):
     like: str | None = Field(
         None, description="another tutorial: what this file does not say is as there, and the programs are those"
     )
-    modules: list[str] = Field(
-        default_factory=list, description="files that the programs import: the folder's, or ../<another tutorial>/…"
-    )
+    modules: list[str] = Field(default_factory=list, description="files that programs import; also ../OTHER/…")
     steps: list[Step] = Field(min_length=1)
     presets: dict[PresetName, Preset]
     resources: dict[Variant, Resources]
