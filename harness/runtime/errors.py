@@ -19,6 +19,10 @@ class DataError(ProgramError):
     """A data file that is there but cannot be used. The message names the file."""
 
 
+class ModelError(ProgramError):
+    """A model that is not there, is damaged, or is another one. The message names the folder or file."""
+
+
 class DeviceError(ProgramError):
     """The device asked for is not there."""
 
