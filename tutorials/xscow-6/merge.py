@@ -64,7 +64,8 @@ def merge(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
     run.output("logits_moved_by_training", float(np.abs(beside - base).max()))
     run.output("same_next_token", float((beside.argmax(1) == together.argmax(1)).mean()))
     run.output("shards", len(shards(merged)))
-    run.output("largest_shard_gb", max(file.stat().st_size for file in shards(merged)) / 1e9)
+    largest = max(file.stat().st_size for file in shards(merged))
+    run.output("largest_shard_of_limit", largest / 1e9 / args.export_size)
     difference = np.abs(beside - together).max()
     print(f"merged model in {merged}: its logits differ by {difference:.2g} at most")
 
