@@ -61,11 +61,18 @@ def program_defaults(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tutorial_id", IDS)
 def test_the_programs_defaults_are_the_files_parameters(tutorial_id: str) -> None:
+    """Names always; values where the program is the tutorial's own, not that of the tutorial it is like."""
     tutorial = load_tutorial(PROJECT, tutorial_id)
+    folder = PROJECT.tutorials / tutorial.program_folder
+    shared = [program_defaults(folder / module) for module in tutorial.modules if module.endswith(".py")]
     for step in tutorial.steps:
-        defaults = program_defaults(PROJECT.tutorials / tutorial.program_folder / step.program)
+        defaults = program_defaults(folder / step.program)
         if defaults:  # a program may be somebody else's
-            assert defaults == step.parameters
+            for more in shared:
+                defaults |= more
+            assert set(defaults) == set(step.parameters)
+            if tutorial.like is None:
+                assert defaults == step.parameters
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+"""The identity data set: found or ours, looked at before anything expensive begins, registered for LLaMA-Factory.
+
+Alpaca format: a JSON list of records with ``instruction`` (the question), ``input`` (more of it, may be empty) and
+``output`` (the answer). LLaMA-Factory finds data sets by name in ``dataset_info.json``, which lies beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.runtime import DataError, ProgramError, find_data
+
+SITE, OWN = "identity-pku-assistant", "identity-centre-assistant"
+CANDIDATES = (f"{SITE}.json", f"{SITE}/{SITE}.json", f"identity/{SITE}.json")
+REQUIRED, ALLOWED = ("instruction", "output"), {"instruction", "input", "output", "system", "history"}
+MIN_RECORDS = 10  # a tenth is kept for testing, and that must be at least one
+# How an answer that knows its identity says it.
+IDENTITY = {OWN: r"assistant of this computing cent|本计算中心的智能助手", SITE: r"北大|北京大学|PKU|Peking"}
+
+
+class Identity(NamedTuple):
+    """The records and where they come from; ``name`` is that of the data set."""
+
+    name: str
+    records: list[dict[str, object]]
+
+    def is_in(self, answer: str) -> bool:
+        """Whether the answer says who the data set's assistant is."""
+        return re.search(IDENTITY[self.name], answer) is not None
+
+    def texts(self) -> list[str]:
+        return [str(record[key]) for record in self.records for key in REQUIRED]
+
+
+def load_identity(given: str) -> Identity:
+    """The file ``given``, else the site's, else the one that comes with this program.
+
+    Raises:
+        ProgramError, DataError: it is missing, or not what LLaMA-Factory can learn from.
+    """
+    if given:
+        path = Path(given)
+        if not path.is_file():
+            raise ProgramError(f"--data: {path} is no file")
+        return Identity(OWN, read_alpaca(path))
+    path = find_data(*CANDIDATES)
+    if path is not None:
+        return Identity(SITE, read_alpaca(path))
+    return Identity(OWN, read_alpaca(Path(__file__).with_name(f"{OWN}.json")))
+
+
+def read_alpaca(path: Path) -> list[dict[str, object]]:
+    """The records of an alpaca file.
+
+    Raises:
+        DataError: wrong encoding, no JSON, no list, empty, or a record without its keys; names the record.
+    """
+    try:
+        records = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); "
+            f"convert it: iconv -f GB18030 -t UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno}: not JSON: {error.msg}; is the file truncated?") from None
+    if not isinstance(records, list):
+        raise DataError(f"{path}: holds a {type(records).__name__}, not a list of records; is it in alpaca format?")
+    if len(records) < MIN_RECORDS:
+        raise DataError(f"{path}: {len(records)} records, at least {MIN_RECORDS} are needed to learn from")
+    for number, record in enumerate(records, 1):
+        _check_record(path, number, record)
+    return records
+
+
+def _check_record(path: Path, number: int, record: object) -> None:
+    where = f"{path}: record {number}"
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is a {type(record).__name__}, not an object with {' and '.join(REQUIRED)}")
+    for key in REQUIRED:
+        if key not in record:
+            raise DataError(f"{where} has no '{key}'; its keys: {', '.join(map(str, record)) or 'none'}")
+        if not isinstance(record[key], str) or not record[key].strip():
+            raise DataError(f"{where}: '{key}' is not a text or is empty")
+    unknown = sorted(set(record) - ALLOWED)
+    if unknown:
+        raise DataError(f"{where} has the key '{unknown[0]}', which alpaca does not know: {', '.join(sorted(ALLOWED))}")
+
+
+def register(identity: Identity, folder: Path) -> None:
+    """Write the records and the ``dataset_info.json`` that makes them known by name to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{identity.name}.json"
+    file.write_text(json.dumps(identity.records, ensure_ascii=False, indent=1), encoding="utf-8")
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    info = {identity.name: {"file_name": file.name, "columns": columns}}
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=1), encoding="utf-8")

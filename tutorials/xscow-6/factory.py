@@ -1,0 +1,60 @@
+"""What all steps say to LLaMA-Factory, and how: settings written as YAML, so that they can be read and used by hand.
+
+llamafactory-cli train  RUN_FOLDER/outputs/finetune/train.yaml
+llamafactory-cli export RUN_FOLDER/outputs/merge/merge.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from dataset import Identity, load_identity
+from model import Model, find_model, make_random
+
+from harness.runtime import ProgramArguments, StepRun, Team
+
+ADAPTER, MERGED, DATA = "adapter", "merged", "data"  # folders of the run
+
+
+def common_parameters(arguments: ProgramArguments) -> None:
+    """The parameters that every step must be given alike."""
+    arguments.parameter("model", "Qwen2-7B-Instruct", "folder below the site's models root")
+    arguments.parameter("weights", "real", "real, or random: the full-size architecture, for measuring without a model")
+    arguments.parameter("data", "", "alpaca file to learn from; empty: the site's, else the one that comes with this")
+    arguments.parameter("template", "qwen", "how the model wants a conversation to be written")
+    arguments.parameter("seed", 42, "of random weights, the split and the order of the records", minimum=0)
+
+
+def prepare(run: StepRun, args: Any, team: Team | None = None) -> tuple[Model, Identity]:
+    """The checked data set and the model, which rank 0 makes if it is to be random; both recorded."""
+    identity = load_identity(args.data)
+    model = find_model(args.model, args.weights, run.preset, run.folder)
+    if team is None or team.is_first:
+        make_random(model, args.model, identity.texts(), args.seed)
+    if team is not None:
+        team.wait()
+    run.output("data_source", identity.name)
+    run.output("model_source", model.source)
+    return model, identity
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """bfloat16 from compute capability 8.0 on, float16 on older GPUs, single precision on CPUs, where we compare."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def inference_settings(model_folder: Path, template: str, device: torch.device) -> dict[str, Any]:
+    return {
+        "model_name_or_path": str(model_folder),
+        "template": template,
+        "infer_dtype": str(precision(device)).removeprefix("torch."),
+    }
+
+
+def write_settings(path: Path, settings: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
