@@ -13,6 +13,7 @@ VARIANT = "HARNESS_VARIANT"  # cpu | cuda
 PRESET = "HARNESS_PRESET"  # smoke | bench | full
 STEP = "HARNESS_STEP"
 DATA_DIR = "HARNESS_DATA_DIR"  # the site's data root as the program sees it; empty where there is none
+MODELS_DIR = "HARNESS_MODELS_DIR"  # the site's models root, likewise
 IMAGE_PATH = "HARNESS_IMAGE_PATH"
 IMAGE_SHA256 = "HARNESS_IMAGE_SHA256"  # of the image file, as the job script verified it
 GIT_REVISION = "HARNESS_GIT_REVISION"
