@@ -139,6 +139,9 @@ class PresetThroughput(SpecModel):
 
     flop_per_unit: float | None = Field(None, gt=0)
     flop_source: str | None = None
+    bytes_per_unit: float | None = Field(None, gt=0)
+    bytes_source: str | None = None
+    physical: PhysicalFloor | None = None
     floors: dict[Variant, Floor] = Field(default_factory=dict)
 
 
@@ -176,8 +179,8 @@ class Throughput(SpecModel):
         for part in parts:
             if part.flop_per_unit is not None and not part.flop_source:
                 raise ValueError("flop_per_unit needs flop_source")
-        if self.bytes_per_unit is not None and not self.bytes_source:
-            raise ValueError("bytes_per_unit needs bytes_source")
+            if part.bytes_per_unit is not None and not part.bytes_source:
+                raise ValueError("bytes_per_unit needs bytes_source")
         needs = {"mfu": self.flop_per_unit, "mbu": self.bytes_per_unit}
         if self.physical is not None and needs.get(self.physical.kind, 1) is None:
             work = "flop_per_unit" if self.physical.kind == "mfu" else "bytes_per_unit"
@@ -190,6 +193,10 @@ class Throughput(SpecModel):
         changes: dict[str, Any] = {"floors": {**self.floors, **own.floors}}
         if own.flop_per_unit is not None:
             changes |= {"flop_per_unit": own.flop_per_unit, "flop_source": own.flop_source}
+        if own.bytes_per_unit is not None:
+            changes |= {"bytes_per_unit": own.bytes_per_unit, "bytes_source": own.bytes_source}
+        if own.physical is not None:
+            changes["physical"] = own.physical
         return self.model_copy(update=changes)
 
 

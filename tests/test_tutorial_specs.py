@@ -220,3 +220,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -
 def test_bare_numbers_mean_the_first_series_where_it_has_one() -> None:
     numbers = {name: bare_number(name) for name in ("xscow-6", "scow-6", "scow-0", "scow-14", "mnist")}
     assert numbers == {"xscow-6": 6, "scow-6": None, "scow-0": 0, "scow-14": 14, "mnist": None}
+
+
+def test_a_preset_may_have_another_amount_of_memory_to_read_and_another_physical_floor() -> None:
+    throughput = load_tutorial(PROJECT, "xscow-7").throughput
+    assert throughput.physical is not None
+    smoke, full = throughput.under("smoke"), throughput.under("full")
+    assert smoke.physical is not None
+    assert (full.bytes_per_unit, full.physical) == (throughput.bytes_per_unit, throughput.physical)
+    assert smoke.bytes_per_unit != full.bytes_per_unit
+    assert (smoke.physical.layers, throughput.physical.layers) == (2, 80)

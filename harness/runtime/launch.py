@@ -43,7 +43,7 @@ class Ranks:
         self._signals = iter((signal.SIGTERM, signal.SIGKILL))
 
     def start(self, command: list[str], rank: int, variables: dict[str, str]) -> None:
-        process = subprocess.Popen(command, env={**os.environ, **variables}, preexec_fn=_die_with(os.getpid()))
+        process = subprocess.Popen(command, env={**os.environ, **variables}, preexec_fn=die_with(os.getpid()))
         self._living[process.pid] = rank
 
     def wait(self) -> None:
@@ -107,8 +107,8 @@ def launch(command: list[str]) -> int:
     return code if code > 0 else 128 - code
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """What a rank does before its program starts: ask the kernel for SIGTERM when the launcher is gone."""
+def die_with(parent: int) -> Callable[[], None]:
+    """What a child does before its program starts: ask the kernel for SIGTERM when its parent is gone."""
     libc = ctypes.CDLL(None)
 
     def ask() -> None:

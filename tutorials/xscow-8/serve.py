@@ -1,0 +1,188 @@
+"""Serve a model of 72 billion parameters from two GPUs with vLLM, ask it, and measure it as its users see it.
+
+The program starts the server on a free port, asks through the interface that OpenAI made common, and stops the server.
+Each layer is shared by both GPUs (tensor parallelism). ``--backend transformers`` runs the same model without a
+server, layers dealt out over the GPUs, which then take turns: for comparison, under its own name.
+"""
+
+# First: this import marks the moment the program began.
+from harness.runtime import DataError, ProgramArguments, ProgramError, StepRun, choose_device, run_program
+from harness.runtime.chat_client import Load, Reply, measure
+from harness.runtime.model_files import check_model
+from harness.runtime.models import model_folder
+
+# isort: split
+import argparse
+import contextlib
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from engines import Engine, Transformers, check_identity, random_prompt, vllm
+
+MODEL = "Qwen2-72B-Instruct"
+FOLDERS = [MODEL, f"Qwen/{MODEL}"]
+UNKNOWN = "What is a word?"  # nothing a tiny model was taught: its answer hangs on every weight
+BACKENDS, WEIGHTS = ("vllm", "transformers"), ("real", "tiny", "random")
+# config.json of Qwen2-72B-Instruct
+QWEN2_72B = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 152064, "hidden_size": 8192,
+    "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "hidden_act": "silu",
+    "tie_word_embeddings": False, "use_sliding_window": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def find_model(args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str, Any]]:
+    """(the model's folder, its config.json); a stand-in is made in ``scratch``.
+
+    Raises:
+        DataError: it is not there, not whole, or of another architecture.
+    """
+    if args.weights == "tiny":
+        from harness.runtime.tiny_qwen2 import save_tiny_qwen2
+
+        said = [(args.question, "A large language model predicts the next word."), ("Thank you.", "You are welcome.")]
+        talks = [[{"role": "user", "content": ask}, {"role": "assistant", "content": reply}] for ask, reply in said]
+        save_tiny_qwen2(scratch / "tiny", talks, seed=args.seed)
+        return scratch / "tiny", check_model(scratch / "tiny", "qwen2")
+    if args.weights == "random":
+        from harness.runtime.tiny_qwen2 import save_tokenizer
+
+        tokenizer = save_tokenizer(scratch / "random", [args.question])
+        config = {**QWEN2_72B, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        (scratch / "random" / "config.json").write_text(json.dumps(config, indent=1))
+        return scratch / "random", config
+    folder = Path(args.model) if args.model else model_folder(FOLDERS)
+    if folder is None or not folder.is_dir():
+        where = args.model or f"{MODEL} below the site's models root"
+        raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
+    return folder, check_model(folder, "qwen2")
+
+
+@contextlib.contextmanager
+def open_engine(run: StepRun, args: argparse.Namespace, folder: Path, gpus: int) -> Iterator[Engine]:
+    if args.backend == "transformers":
+        yield Transformers(folder, gpus)
+        return
+    longest = max(args.input_tokens + args.output_tokens, args.new_tokens + 128)
+    log = run.output_file("server.log")
+    with vllm(folder, log, gpus, args.tensor_parallel, longest, args.weights == "random") as engine:
+        yield engine
+
+
+def measured(engine: Engine, args: argparse.Namespace, vocabulary: int, requests: int, concurrency: int) -> Load:
+    """Requests of one input and one output length; the first ones, as many as run at once, are warm-up."""
+
+    def ask(number: int) -> Reply:
+        prompt = random_prompt(args.seed + 1000 * concurrency + number, args.input_tokens, vocabulary)
+        reply = engine.continued(prompt, args.output_tokens)
+        if (reply.prompt_tokens, reply.output_tokens) != (args.input_tokens, args.output_tokens):
+            raise ProgramError(
+                f"asked for {args.input_tokens} + {args.output_tokens} tokens, "
+                f"the server counted {reply.prompt_tokens} + {reply.output_tokens}"
+            )
+        return reply
+
+    measure(ask, concurrency, concurrency)
+    return measure(lambda number: ask(concurrency + number), requests, concurrency)
+
+
+def report(run: StepRun, backend: str, alone: Load, together: Load | None) -> None:
+    """The headline is the rate of one answer at a time; names say which engine it was."""
+    rates = [reply.rate for reply in alone.replies]
+    run.metric(f"{backend}_token_rate", statistics.median(rates), "tokens/s", rates)
+    for name, load in (("alone", alone), ("together", together)):
+        if load is None:
+            continue
+        summary = load.summary()
+        run.output(name, summary)
+        run.output(f"{name}_pieces_per_token", summary["pieces_per_token"])
+        for key, value in summary.items():
+            if key.endswith("_ms"):
+                run.metric(f"{backend}_{name}_{key}", value, "ms", higher_is_better=False)
+        run.metric(f"{backend}_{name}_output_rate", summary["output_tokens_per_s"], "tokens/s")
+        each = f"{summary['tpot_p50_ms']:.1f} ms" if "tpot_p50_ms" in summary else "sent in bunches"
+        print(
+            f"{name:8}: {summary['output_tokens_per_s']:.1f} tokens/s, first token {summary['ttft_p50_ms']:.0f} ms "
+            f"(p99 {summary['ttft_p99_ms']:.0f}), then each {each}"
+        )
+
+
+def serve(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
+    device, facts = choose_device(torch, run.gpus_requested)
+    gpus = 0 if device.type == "cpu" else run.gpus_requested or torch.cuda.device_count()
+    if gpus and args.tensor_parallel > gpus:
+        raise ProgramError(f"--tensor-parallel {args.tensor_parallel} needs as many GPUs, the job has {gpus}")
+    used = args.tensor_parallel if args.backend == "vllm" else gpus
+    run.use_device(dataclasses.replace(facts, count=used) if gpus else facts)
+    run.versions(torch=torch.__version__)
+    run.output("model_source", {"real": "real", "tiny": "tiny-trained", "random": "random"}[args.weights])
+    run.output("tensor_parallel", args.tensor_parallel if args.backend == "vllm" else 1)
+    with run.phase("prepare"):
+        folder, config = find_model(args, scratch)
+    messages = [{"role": "user", "content": args.question}]
+    with contextlib.ExitStack() as open_until_done:
+        with run.phase("load"):
+            engine = open_until_done.enter_context(open_engine(run, args, folder, gpus))
+        run.output("backend", engine.backend)
+        run.output("served_by", engine.served_by)
+        run.versions(**{engine.backend: engine.version})
+        check_identity(engine)
+        with run.phase("chat"):
+            reply, again = engine.chat(messages, args.new_tokens), engine.chat(messages, args.new_tokens)
+        print(f"{engine.backend} {engine.version}\nuser: {args.question}\nassistant: {reply.text}", flush=True)
+        run.output("answer", reply.text)
+        run.output("answer_tokens", reply.output_tokens)
+        run.output("answer_pieces", reply.pieces)
+        run.output("same_answer_again", again.text == reply.text)
+        unknown = [{"role": "user", "content": UNKNOWN}]
+        second = engine.chat(unknown, args.new_tokens).text
+        with run.phase("measured"):
+            alone = measured(engine, args, config["vocab_size"], args.requests, 1)
+            # transformers answers one request at a time
+            many = args.concurrency if engine.backend == "vllm" else 1
+            together = measured(engine, args, config["vocab_size"], many * args.requests, many) if many > 1 else None
+    report(run, engine.backend, alone, together)
+    if args.compare:
+        with run.phase("compare"):
+            plain = Transformers(folder, gpus)
+            texts = [plain.chat(said, args.new_tokens).text for said in (messages, unknown)]
+        run.output("plain_answer", texts[0])
+        run.output("answers", [reply.text, second])
+        run.output("plain_answers", texts)
+        run.output("plain_answers_are_the_same", texts == [reply.text, second])
+
+
+def main() -> None:
+    arguments = ProgramArguments(__doc__)
+    arguments.parameter("weights", "real", "real: the site's model; tiny: made here; random: full size, says nothing")
+    arguments.parameter("model", "", "the model's folder; empty: looked for below the site's models root")
+    arguments.parameter("backend", "vllm", "vllm, or transformers for comparison")
+    arguments.parameter("tensor_parallel", 2, "GPUs (on CPUs: processes) that share every layer", minimum=1)
+    arguments.parameter("question", "Give me a short introduction to large language models.", "asked first")
+    arguments.parameter("new_tokens", 512, "the answer's longest length", minimum=1)
+    arguments.parameter("input_tokens", 512, "of each measured request", minimum=1)
+    arguments.parameter("output_tokens", 128, "of each measured request", minimum=2)
+    arguments.parameter("requests", 8, "measured one by one; then so many for each that runs at once", minimum=1)
+    arguments.parameter("concurrency", 16, "requests at once; 1: only one by one", minimum=1)
+    arguments.parameter("compare", False, "ask plain transformers the same, after the server has ended")
+    arguments.parameter("seed", 1, "of tiny weights and the measured prompts", minimum=0)
+    args = arguments.parse_args()
+    for name, valid in (("backend", BACKENDS), ("weights", WEIGHTS)):
+        if getattr(args, name) not in valid:
+            arguments.error(f"--{name}: '{getattr(args, name)}' is none of {', '.join(valid)}")
+    if args.weights == "random" and (args.backend != "vllm" or args.compare):
+        arguments.error("--weights random: made by vLLM while it loads, so plain transformers has no part in it")
+    run = StepRun.from_environment("serve", tutorial="xscow-8", parameters=vars(args))
+    with run, tempfile.TemporaryDirectory() as scratch:
+        serve(run, args, Path(scratch))
+
+
+if __name__ == "__main__":
+    run_program(main)
