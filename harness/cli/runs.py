@@ -71,11 +71,11 @@ def submit(
     ]
     profile = load_site(project, site)
     notes = [replaced(project, one.tutorial, one.preset, profile, os.environ) for one in requests]
+    for note in dict.fromkeys(line for lines in notes for line in lines):
+        typer.echo(f"note: {note}", err=True)
     how: Literal["array", "pack"] = "pack" if pack else "array"
     for run in submit_runs(project, requests, site, options=option or (), how=how):
         typer.echo(run.folder.relative_to(project.root))
-    for note in dict.fromkeys(line for lines in notes for line in lines):
-        typer.echo(f"note: {note}", err=True)
 
 
 def status(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-
-from harness.runtime.tiny_qwen2 import save_tiny_qwen2, save_tokenizer
+from tiny_qwen2 import save_tiny_qwen2, save_tokenizer
 
 TINY_GROUP = 32  # inputs that share a scale; the real model: 128, as wide as the whole tiny one
 

@@ -45,14 +45,14 @@ def find_model(args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
         DataError: it is not there, not whole, or of another architecture.
     """
     if args.weights == "tiny":
-        from harness.runtime.tiny_qwen2 import save_tiny_qwen2
+        from tiny_qwen2 import save_tiny_qwen2
 
         said = [(args.question, "A large language model predicts the next word."), ("Thank you.", "You are welcome.")]
         talks = [[{"role": "user", "content": ask}, {"role": "assistant", "content": reply}] for ask, reply in said]
         save_tiny_qwen2(scratch / "tiny", talks, seed=args.seed)
         return scratch / "tiny", check_model(scratch / "tiny", "qwen2")
     if args.weights == "random":
-        from harness.runtime.tiny_qwen2 import save_tokenizer
+        from tiny_qwen2 import save_tokenizer
 
         tokenizer = save_tokenizer(scratch / "random", [args.question])
         config = {**QWEN2_72B, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
