@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -31,12 +32,19 @@ def cache() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def signing_key_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests never make or use the key of the person who runs them."""
-    home = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("config"))}
+def signing_key_of_the_tests(cache: Path) -> Iterator[None]:
+    """Tests never make or use the key of the person who runs them.
+
+    One key for all workers and sessions: they share a catalog in the cache, which trusts who built into it first.
+    """
+    home = {"XDG_CONFIG_HOME": str(cache.absolute() / "config")}
     if shutil.which("openssl"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(KEY_VARIABLE, str(signing_key(home).path))
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "config.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            key = signing_key(home).path
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            patch.setenv(KEY_VARIABLE, str(key))
             yield
     else:
         yield

@@ -183,10 +183,10 @@ def test_a_lost_node_with_requeue_and_an_attempt_that_outlives_it(
 
 def kill_processes(run: RunPaths) -> None:
     """SIGKILL to every process of a run, whether or not Slurm still knows of it."""
-    marker = f"RUN_ID={run.run_id}".encode()
+    markers = {f"RUN_ID={run.run_id}".encode(), f"HARNESS_RUN_ID={run.run_id}".encode()}  # outside and in the image
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and marker in (entry / "environ").read_bytes().split(b"\0"):
+            if entry.name.isdigit() and markers & set((entry / "environ").read_bytes().split(b"\0")):
                 os.kill(int(entry.name), signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it has ended, or is another user's

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -69,8 +69,9 @@ def test_two_builds_from_empty_caches_give_the_same_file(
         if descriptor.kind != sif.PARTITION:
             text = sif.read_object(image, descriptor)
             assert str(tmp_path).encode() not in text
-            # "Where" is an address with a port; the programs inside speak of loopback without one.
-            assert re.search(rb"127\.0\.0\.1:\d", text) is None
+            if text.startswith(b"{"):  # the lock also holds the checkout's own files, which may speak of loopback
+                text = json.dumps({**json.loads(text), "files": None}).encode()
+            assert b"127.0.0.1" not in text
 
 
 @needs_engine
