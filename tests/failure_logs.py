@@ -1,8 +1,8 @@
 """The recorded failures of ``tests/failures``: a header that says how the run ended, then the log as it was.
 
 ``source:`` says where the text comes from. *Recorded* texts were printed by the program named. *Message format* texts
-are written after the library's wording; the file named is where that wording is believed to stand, and not every such place
-has been looked up. A recorded log of the same failure should replace them when there is one.
+are written after the library's wording; the file named is where that wording is believed to stand, and not every such
+place has been looked up. A recorded log of the same failure should replace them when there is one.
 """
 
 from __future__ import annotations
