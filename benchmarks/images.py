@@ -5,8 +5,9 @@
     benchmarks/images.py ... --table docs/benchmarks/images.md
 
 Both build the same definitions from the same base image, served from this machine, with the same package mirrors, and
-with nothing cached at the start. Plain Apptainer runs with its defaults. It has no cache: after any change, and after
-none, it builds again what it built before, so each definition is built with it once and that time stands in all rows.
+with nothing cached at the start. Plain Apptainer runs with its defaults (gzip). It has no cache: after any change, and
+after none, it builds again what it built before, so each definition is built with it once and that time stands in all
+rows. Then come the bytes of all images, and how long the first one takes to start (:mod:`starts`).
 The work is done in a copy of the checkout below the cache folder (HARNESS_CACHE), which is removed in the end.
 """
 
@@ -29,20 +30,25 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))  # the small project is the tests' one
 
+from starts import COLD_RUNS, WARM_RUNS, Place, measure_starts, native_environment  # noqa: E402
 from tiny_project import make_tiny_project  # noqa: E402
 
+from harness.catalog.catalog import Catalog  # noqa: E402
 from harness.definition.tutorial_image import Definitions  # noqa: E402
 from harness.image.base import base_source  # noqa: E402
 from harness.image.driver import BASE_ARGUMENT, remove_tree  # noqa: E402
 from harness.image.engine import find_engine  # noqa: E402
 from harness.image.lend import lending  # noqa: E402
-from harness.project import Project  # noqa: E402
+from harness.project import Project, image_name  # noqa: E402
 from harness.site import Mirrors  # noqa: E402
 from harness.tutorial import Tutorial, load_tutorial  # noqa: E402
 
 VARIANT = "cpu"
 NO_CHANGE_RUNS = 3
 ADDED_PACKAGE = "toolz==1.0.0"  # pure Python, without dependencies
+STARTS = f"""\
+A command in an image, and in a virtual environment of the same packages with compiled byte code. Median of {COLD_RUNS}
+cold starts (the files were put out of the page cache before each) and of {WARM_RUNS} warm ones, in turn."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,10 @@ class Bench:
     def project(self) -> Project:
         return Project(self.root, self.work / "catalog", self.work / "cache")
 
+    def plain_image(self, tutorial: Tutorial) -> Path:
+        """Where the image of plain `apptainer build` is."""
+        return self.work / "plain" / f"{tutorial.id}.sif"
+
     def ours(self, *arguments: str) -> float:
         """Seconds that a `harness` command takes."""
         environment = {**os.environ, "HARNESS_CACHE": str(self.work / "cache"), "CATALOG": str(self.work / "catalog")}
@@ -94,7 +104,8 @@ class Bench:
                 command = [str(engine.path), "build", *(["--fakeroot"] if os.geteuid() == 0 else [])]
                 for bind in lent.binds:
                     command += ["--bind", bind]
-                command += ["--build-arg", f"{BASE_ARGUMENT}={base.resolved}", str(folder / "plain.sif")]
+                self.plain_image(tutorial).parent.mkdir(exist_ok=True)
+                command += ["--build-arg", f"{BASE_ARGUMENT}={base.resolved}", str(self.plain_image(tutorial))]
                 command.append(str(self.project.definition_file(tutorial.stem, VARIANT)))
                 return timed(command, self.root, environment)
         finally:
@@ -184,7 +195,41 @@ def measure(bench: Bench, names: Sequence[str]) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[Row], is_quick: bool, names: Sequence[str]) -> str:
+def sizes(bench: Bench, names: Sequence[str]) -> list[str]:
+    """Rows of a table: bytes of the catalog against one plain image per tutorial; after :func:`measure`."""
+    catalog = Catalog(bench.project.catalog)
+    catalog_gc = bench.ours("catalog", "gc", "--keep", "1")  # the measurements published some images twice
+    say(f"gc: {catalog_gc:.1f} s")
+    plain = sum(bench.plain_image(load_tutorial(bench.project, name)).stat().st_size for name in names)
+    ours = sum(512 * path.lstat().st_blocks for path in catalog.root.rglob("*"))
+    return [
+        "| bytes of all images | plain, MB | ours, MB | ratio |",
+        "|---|---|---|---|",
+        f"| {len(names)} tutorials on one stack | {plain / 1e6:.0f} | {ours / 1e6:.0f} | {plain / ours:.1f} |",
+    ]
+
+
+def starts(bench: Bench, name: str) -> list[str]:
+    """Rows of a table: how long the first tutorial's image takes to start; after :func:`measure`."""
+    tutorial, catalog, engine = load_tutorial(bench.project, name), Catalog(bench.project.catalog), find_engine()
+    manifest = catalog.current(image_name(tutorial.stem, VARIANT))
+    if manifest is None:
+        sys.exit(f"error: no image of {name} was published")
+    stack, _ = Definitions(bench.project).stack(tutorial.stack, VARIANT)
+    lock = bench.project.stack_folder(tutorial.stack) / stack.variants[VARIANT].lock
+    native = native_environment(lock, bench.work / "native", stack.variants[VARIANT].python)
+    execute = (str(engine.path), "exec", *engine.run_flags(), "--cleanenv", "--no-home")
+    files, plain = catalog.files(manifest), bench.plain_image(tutorial)
+    together = tuple(path for path in (files.main, files.stack) if path is not None)
+    places = [
+        Place("ours", (*execute, *files.engine_arguments), together),
+        Place("plain", (*execute, str(plain)), (plain,)),
+        native,
+    ]
+    return measure_starts(places)
+
+
+def table(rows: Sequence[Row], further: Sequence[str], is_quick: bool, names: Sequence[str]) -> str:
     """The page: what was measured, on what, by which command."""
     engine = find_engine()
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -210,6 +255,7 @@ def table(rows: Sequence[Row], is_quick: bool, names: Sequence[str]) -> str:
             f"| {row.what} | {row.plain:.1f} | {row.ours:.2f} | {row.plain / row.ours:.1f} | {row.load:.1f} |"
             for row in rows
         ),
+        *further,
     ]
     return "\n".join(lines) + "\n"
 
@@ -241,7 +287,12 @@ def main() -> None:
         else:
             names = options.tutorials
             copy_of_checkout(root, names)
-        page = table(measure(Bench(root, work, options.quick), names), options.quick, names)
+        bench = Bench(root, work, options.quick)
+        rows = measure(bench, names)
+        further = ["", *sizes(bench, names)]
+        if not options.quick:  # the small stack has neither torch nor anything to install beside
+            further += ["", STARTS, "", *starts(bench, names[0])]
+        page = table(rows, further, options.quick, names)
     finally:
         remove_tree(work)
     if options.table:

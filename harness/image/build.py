@@ -22,6 +22,7 @@ from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.made_from import made_from
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
+from harness.image.packages import installed_packages
 from harness.image.sif import normalise
 from harness.image.stages import ChainRecord, Stage, StageStore, keyed_tools, layer_parts, plan
 from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conversion
@@ -84,10 +85,12 @@ class ImageBuilder:
         definition = self.definitions.tutorial(tutorial, variant)
         if self.use_overlay and qualifies(tutorial_layer(self.project, tutorial, variant)):
             self._add_layer(definition, tutorial, variant, stage, target)
+            packages = self.stages.packages(stage.stem, lambda: installed_packages(self.engine, stage))
         else:
             parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
             child = reproducible(on_top(self.project, parent, tutorial, variant))
             self.driver.build(child, target, name, self.compression, parent=stage)
+            packages = installed_packages(self.engine, target)
         lock = ImageLock(
             name=name,
             tutorial=tutorial.id,
@@ -101,7 +104,7 @@ class ImageBuilder:
             stack_lock=read_stack_lock(self.project, tutorial.stack, variant),
             files=made_from(self.project, tutorial, variant, definition),
         )
-        embed(self.engine, target, lock)
+        embed(self.engine, target, lock, packages)
         normalise(target, EPOCH)
         parts = layer_parts(self.definitions, tutorial, variant, stage.stem, self.compression)
         self.stages.record_layer(name, parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.image.base import BaseRecord
 from harness.image.engine import Engine
 from harness.image.made_from import SourceFile
-from harness.image.packages import installed_packages
+from harness.image.packages import Package
 from harness.image.process import run_command
 from harness.image.sbom import spdx_document
 from harness.image.sif import JSON, SBOM, read_object, read_sif
@@ -81,13 +81,15 @@ def tool_versions(engine: Engine) -> dict[str, str]:
     }
 
 
-def embed(engine: Engine, image: Path, lock: ImageLock) -> None:
+def embed(engine: Engine, image: Path, lock: ImageLock, packages: Sequence[Package]) -> None:
     """Add the lock and the bill of materials to an image that is not signed yet.
 
+    Args:
+        packages: what is installed in it.
+
     Raises:
-        CommandError: the image does not start, or the engine refuses.
+        CommandError: the engine refuses.
     """
-    packages = installed_packages(engine, image)
     sbom = spdx_document(lock.name, lock.definition_sha256, packages, lock.epoch)
     with tempfile.TemporaryDirectory(prefix=".objects-", dir=image.parent) as folder:
         for name, data, flags in (

@@ -7,6 +7,7 @@ key can be explained::
     <cache>/stages/<key>.sif
     <cache>/stages/records/stacks/<stack>.<variant>/<key of the last stage>.json
     <cache>/stages/records/images/<image>/<sha256 of its definition>.json
+    <cache>/stages/records/packages/<key>.json
 
 Package mirrors are no part of a key: they are lent to a build and leave nothing in an image.
 """
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from harness.definition.cut import cut
 from harness.definition.model import Definition
@@ -29,6 +30,7 @@ from harness.definition.tutorial_image import Definitions, copied_files, on_top
 from harness.definition.writer import write_definition
 from harness.files import sha256_of, write_whole
 from harness.image.compression import INTERMEDIATE, Compression
+from harness.image.packages import Package
 from harness.project import Project, Variant
 from harness.tutorial import Tutorial
 
@@ -37,6 +39,8 @@ TOOLS_IN_KEYS = ("apptainer", "singularity", "mksquashfs")
 
 KEPT_RECORDS = 20
 """Chains of one stack that are remembered, to compare the next one with."""
+
+PACKAGES = TypeAdapter(list[Package])
 
 
 class StageParts(BaseModel):
@@ -210,6 +214,19 @@ class StageStore:
             return LayerParts.model_validate_json(file.read_text(encoding="utf-8"))
         except (OSError, ValidationError):
             return None  # built elsewhere, or by another version of this program
+
+    def packages(self, key: str, listed: Callable[[], list[Package]]) -> list[Package]:
+        """What is installed in the image of a key: as remembered, else as ``listed`` finds it.
+
+        To look takes longer than the rest of a tutorial's layer: its shell reads every package's record.
+        """
+        file = self.folder / "records" / "packages" / f"{key}.json"
+        try:
+            return PACKAGES.validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            found = listed()
+            write_whole(file, PACKAGES.dump_json(found, indent=1).decode() + "\n")
+            return found
 
     def records(self, name: str) -> list[ChainRecord]:
         """What is remembered of a stack's variant, newest first. Records of another version are passed over."""
