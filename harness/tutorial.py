@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +72,9 @@ class Model(DataSet):
 
     name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="the hub's name: owner/model")
     fallback_presets: list[PresetName] = Field(default=["smoke"])
+    unless: dict[str, Scalar] = Field(
+        default_factory=dict, description="parameters whose steps never look at it: unless.weights = 'random'"
+    )
 
 
 class Step(SpecModel):
@@ -238,6 +242,10 @@ class Tutorial(SpecModel):
         missing = sorted(set(self.resources) - set(self.throughput.floors))
         if missing:
             raise ValueError(f"throughput.floors lacks the variant '{missing[0]}'")
+        for model in self.models:
+            unknown = sorted(set(model.unless) - {name for step in self.steps for name in step.parameters})
+            if unknown:
+                raise ValueError(f"models '{model.name}': unless names '{unknown[0]}', no parameter of any step")
         for expectation in self.expectations:
             if not_finite(expectation):
                 raise ValueError(f"expectation '{expectation.name}' has a number that is not finite")
@@ -265,8 +273,33 @@ class Tutorial(SpecModel):
             merged.update(self.presets[preset].steps.get(step, {}))
         return merged
 
+    def can_do_without(self, wanted: DataSet, preset: PresetName, given: Mapping[str, Scalar]) -> bool:
+        """Whether a run never looks at ``wanted``, or has a fallback for it.
+
+        Args:
+            given: parameters given at submission, which win over the preset's.
+        """
+        if not wanted.is_needed(preset):
+            return True
+        if not isinstance(wanted, Model) or not wanted.unless:
+            return False
+        steps = [{**self.parameters(step.name, preset), **given} for step in self.steps]
+        return all(step[name] == value for step in steps for name, value in wanted.unless.items() if name in step)
+
     def expected(self, preset: PresetName) -> list[Expectation]:
         return [e for e in self.expectations if preset in e.presets]
+
+
+def option_words(parameters: Mapping[str, Scalar]) -> list[str]:
+    """Parameters as a program takes them: ``--key value``; a bool is ``--key`` or nothing."""
+    words: list[str] = []
+    for name, value in parameters.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is not False:
+            words += [flag, str(value)]
+    return words
 
 
 def bare_number(tutorial_id: str) -> int | None:

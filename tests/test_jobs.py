@@ -109,13 +109,15 @@ def test_bash_without_a_scheduler_runs_the_same_script(at: Path) -> None:
 
 @needs_slurm
 def test_submit_and_check_work_from_different_processes(on_slurm: Path) -> None:
-    submitted = harness(on_slurm, "submit", "2", "--preset", "smoke")
+    submitted = harness(on_slurm, "submit", "2", "--preset", "smoke", "--set", "to=12")
     assert submitted.returncode == 0, submitted.stderr
     folder = on_slurm / submitted.stdout.strip()
     checked = harness(on_slurm, "check", "2")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert json.loads((folder / "verdict.json").read_text())["overall"] in ("pass", "warn")
     assert folder.name in harness(on_slurm, "status").stdout
+    assert load_result(folder / "result.json").steps["count"].parameters["to"] == 12
+    assert json.loads((folder / "ledger.json").read_text())["parameters"] == {"to": 12}
 
 
 @needs_slurm

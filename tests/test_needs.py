@@ -79,6 +79,56 @@ def test_a_checksum_of_a_file_that_is_none_of_the_models_is_refused(project: Pat
     assert "sha256 names 'a'; valid: config.json" in done.stderr
 
 
+def without(project: Path, unless: str) -> None:
+    """Let the model say with which parameters nobody looks at it, and the bench preset set the parameter to 7."""
+    path = project / "tutorials/xscow-2/tutorial.toml"
+    text = path.read_text().replace(
+        'source = "anywhere"\nfallback = { en = "f', f'{unless}\nsource = "anywhere"\nfallback = {{ en = "f'
+    )
+    bench = '[presets.bench]\ndescription = { en = "short", zh = "短" }\nsteps.count = { to = 7 }\n'
+    path.write_text(text.replace("[resources.cpu]", bench + "[resources.cpu]", 1))
+
+
+def test_a_model_is_not_asked_for_where_the_parameters_say_so(project: Path) -> None:
+    without(project, "unless = { to = 7 }")
+    assert harness(project, "jobs").returncode == 0
+    refused = harness(project, "submit", "2", "--preset", "full")
+    assert refused.returncode == 2
+    assert "names no models root" in refused.stderr
+    assert "or do without: --set to=7" in refused.stderr
+    for accepted in (["--preset", "full", "--set", "to=7"], ["--preset", "bench"]):
+        done = harness(project, "submit", "2", *accepted)
+        assert "there is no image" in done.stderr, "it went on"
+    assert (
+        "preset 'bench' uses tiny/counter"
+        in harness(project, "submit", "2", "--preset", "bench", "--set", "to=8").stderr
+    )
+
+
+def test_half_a_model_is_refused_also_where_nobody_would_look_at_it(project: Path, tmp_path: Path) -> None:
+    """The job would refuse it as well, after the queue."""
+    without(project, "unless = { to = 7 }")
+    assert harness(project, "jobs").returncode == 0
+    (tmp_path / "models/counter").mkdir(parents=True)
+    done = harness(project, "submit", "2", "--set", "to=7", env={"MODELS": str(tmp_path / "models")})
+    assert done.returncode == 2
+    assert "counter/config.json is missing" in done.stderr
+    assert "do without" not in done.stderr
+
+
+def test_a_parameter_that_nobody_has_is_refused(project: Path) -> None:
+    for word, words in {
+        "tu=7": "valid: to",
+        "to": "valid: to",
+        "to=much": "--set to=much: not a int; the original is 1000",
+    }.items():
+        done = harness(project, "submit", "2", "--set", word)
+        assert done.returncode == 2
+        assert words in done.stderr
+    without(project, "unless = { tu = 7 }")
+    assert "unless names 'tu', no parameter of any step" in harness(project, "jobs").stderr
+
+
 def safetensors(path: Path, size: int = 8) -> None:
     header = json.dumps({"weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))

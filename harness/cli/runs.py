@@ -26,6 +26,7 @@ from harness.report.junit import write_junit
 from harness.report.text import print_report
 from harness.run.campaign import RunRequest, expected_image, submit_runs
 from harness.run.following import cancel_run, gather_all, has_ended, may_have_a_job, wait_for_runs
+from harness.run.given import read_given
 from harness.run.needs import replaced
 from harness.run.paths import RunPaths
 from harness.run.records import latest_run, newest_runs, read_record
@@ -51,6 +52,9 @@ def submit(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="An option for sbatch, such as --gres=shard:16.")
     ] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of every step, such as weights=random.")
+    ] = None,
     pack: Annotated[
         bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
     ] = False,
@@ -60,17 +64,18 @@ def submit(
     Several tutorials that ask for the same resources become one job array.
 
     Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16;
-    harness submit --pack --preset smoke
+    harness submit --pack --preset smoke; harness submit 6 --preset bench --set weights=random
     """
     project = Project.find()
+    loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
     requests = [
-        RunRequest(load_tutorial(project, name), parse_variant(chosen), parse_preset(size))
-        for name in tutorials or tutorial_ids(project)
+        RunRequest(tutorial, parse_variant(chosen), parse_preset(size), read_given(tutorial, given or ()))
+        for tutorial in loaded
         for chosen in variant.split(",")
         for size in preset.split(",")
     ]
     profile = load_site(project, site)
-    notes = [replaced(project, one.tutorial, one.preset, profile, os.environ) for one in requests]
+    notes = [replaced(project, one.tutorial, one.preset, profile, os.environ, one.given) for one in requests]
     for note in dict.fromkeys(line for lines in notes for line in lines):
         typer.echo(f"note: {note}", err=True)
     how: Literal["array", "pack"] = "pack" if pack else "array"

@@ -22,7 +22,7 @@ from harness.files import sha256_of
 from harness.project import PRESETS, Project, Variant, image_name
 from harness.stack import Stack, load_stack
 from harness.stack_lock import read_stack_lock
-from harness.tutorial import Scalar, Tutorial
+from harness.tutorial import Tutorial, option_words
 
 PROGRAMS = "/opt/tutorial"
 RUNTIME = "/opt/harness"
@@ -227,7 +227,7 @@ def _runscript(tutorial: Tutorial) -> str:
     ]
     for step in tutorial.steps:
         for preset in PRESETS:
-            words = _arguments(tutorial.parameters(step.name, preset))
+            words = shlex.join(option_words(tutorial.parameters(step.name, preset)))
             python = "python -m harness.runtime.launch" if step.distributed else "python"
             lines.append(f'{step.name}:{preset}) exec {python} {PROGRAMS}/{step.program} {words} "$@" ;;')
     lines += [
@@ -237,14 +237,3 @@ def _runscript(tutorial: Tutorial) -> str:
         "esac",
     ]
     return "\n".join(lines)
-
-
-def _arguments(parameters: dict[str, Scalar]) -> str:
-    words: list[str] = []
-    for name, value in parameters.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif value is not False:
-            words += [flag, str(value)]
-    return shlex.join(words)

@@ -6,8 +6,8 @@ import getpass
 import os
 import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.catalog.builder import git_revision
@@ -28,7 +28,7 @@ from harness.scheduler.detect import detect_scheduler
 from harness.scheduler.together import group_requests
 from harness.scheduler.wait import poll_delays
 from harness.site import load_site
-from harness.tutorial import Tutorial, load_tutorial
+from harness.tutorial import Scalar, Tutorial, load_tutorial, option_words
 
 __all__ = [  # one name for all that can be done with runs, whichever module does it
     "RunRequest",
@@ -59,6 +59,7 @@ class RunRequest:
     tutorial: Tutorial
     variant: Variant
     preset: PresetName
+    given: Mapping[str, Scalar] = field(default_factory=dict)  # parameters of every step, over the preset's
 
 
 def submit_run(
@@ -125,7 +126,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
     script = job_file(project, tutorial, variant, profile)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
-    require(project, tutorial, preset, profile, os.environ)
+    require(project, tutorial, preset, profile, os.environ, wanted.given)
     image = current_image(project, tutorial, variant, site)
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
     run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")
@@ -144,6 +145,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         "definition_sha256": image.definition_sha256,
         "git_revision": git_revision(project.root),
         "options": list(options),
+        "parameters": dict(wanted.given),
         "user": getpass.getuser(),
         "submitted_at": time.time(),
     }
@@ -160,6 +162,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
         },
         options=tuple(options),
+        args=tuple(option_words(wanted.given)),
     )
     return _Prepared(run, ledger, job)
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from harness.errors import UserError
 from harness.project import PresetName, Project
 from harness.site import Site
-from harness.tutorial import DataSet, Tutorial
+from harness.tutorial import DataSet, Model, Scalar, Tutorial
 
 Kind = Literal["data", "models"]
 
 # A person's own roots win over the site's, here as in jobs/lib/job.sh.
 ROOT_VARIABLES: dict[Kind, str] = {"data": "DATA", "models": "MODELS"}
+NOTHING_GIVEN: Mapping[str, Scalar] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Missing:
     problem: str
     incomplete: bool = False
 
-    def stops(self, preset: PresetName) -> bool:
+    def stops(self, tutorial: Tutorial, preset: PresetName, given: Mapping[str, Scalar]) -> bool:
         """Whether a run could only fail. What is there in part is an error, never a reason to use something else."""
-        return self.incomplete or self.wanted.is_needed(preset)
+        return self.incomplete or not tutorial.can_do_without(self.wanted, preset, given)
 
 
 def missing_of(project: Project, tutorial: Tutorial, site: Site, environment: Mapping[str, str]) -> tuple[Missing, ...]:
@@ -49,32 +51,53 @@ def missing_of(project: Project, tutorial: Tutorial, site: Site, environment: Ma
 
 
 def require(
-    project: Project, tutorial: Tutorial, preset: PresetName, site: Site, environment: Mapping[str, str]
+    project: Project,
+    tutorial: Tutorial,
+    preset: PresetName,
+    site: Site,
+    environment: Mapping[str, str],
+    given: Mapping[str, Scalar] = NOTHING_GIVEN,
 ) -> None:
     """Refuse a run that could only fail.
+
+    Args:
+        given: parameters given at submission (:mod:`harness.run.given`).
 
     Raises:
         UserError: a data set or model is missing that this preset cannot do without, or is there in part.
     """
     for missing in missing_of(project, tutorial, site, environment):
-        if missing.stops(preset):
+        if missing.stops(tutorial, preset, given):
             variable = ROOT_VARIABLES[missing.kind]
+            fix = f"fetch it ({missing.wanted.source}), or set {variable} to the {missing.kind} root that has it"
             raise UserError(
                 f"preset '{preset}' uses {missing.wanted.name}, and {missing.problem}",
                 where=tutorial.id,
-                fix=f"fetch it ({missing.wanted.source}), or set {variable} to the {missing.kind} root that has it",
+                fix=fix + _way_around(missing),
             )
 
 
 def replaced(
-    project: Project, tutorial: Tutorial, preset: PresetName, site: Site, environment: Mapping[str, str]
+    project: Project,
+    tutorial: Tutorial,
+    preset: PresetName,
+    site: Site,
+    environment: Mapping[str, str],
+    given: Mapping[str, Scalar] = NOTHING_GIVEN,
 ) -> list[str]:
     """One line for everything missing that a fallback stands in for."""
     return [
         f"{tutorial.id}: {missing.problem}; preset '{preset}' uses {missing.wanted.fallback.en}"
         for missing in missing_of(project, tutorial, site, environment)
-        if missing.wanted.fallback is not None and not missing.stops(preset)
+        if missing.wanted.fallback is not None and not missing.stops(tutorial, preset, given)
     ]
+
+
+def _way_around(missing: Missing) -> str:
+    if missing.incomplete or not isinstance(missing.wanted, Model):
+        return ""
+    words = [f"--set {name}={value}" for name, value in missing.wanted.unless.items()]
+    return f", or do without: {' '.join(words)}" if words else ""
 
 
 def _look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
