@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from harness.runtime.chat_client import ChatClient, Load, Reply, measure, percentile
-from harness.runtime.errors import DataError, ProgramError
-from harness.runtime.model_files import check_model
+from harness.runtime.errors import ProgramError
 from harness.runtime.server import serving
 
 PAUSE_S = 0.2  # the server waits so long between two pieces: a client sees at least that
@@ -189,31 +188,3 @@ def test_a_servers_children_are_stopped_with_it(tmp_path: Path) -> None:
     os.set_blocking(read, True)
     assert os.read(read, 1) == b""
     os.close(read)
-
-
-def write_model(folder: Path, model_type: str = "qwen2", cut: int = 0) -> Path:
-    header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-    content = len(header).to_bytes(8, "little") + header + bytes(16)
-    folder.joinpath("model.safetensors").write_bytes(content[: len(content) - cut])
-    folder.joinpath("config.json").write_text(json.dumps({"model_type": model_type}))
-    return folder
-
-
-def test_a_whole_model_is_accepted(tmp_path: Path) -> None:
-    assert check_model(write_model(tmp_path), "qwen2") == {"model_type": "qwen2"}
-
-
-@pytest.mark.parametrize(
-    ("model_type", "cut", "says"),
-    [("llama", 0, "'llama'.*'qwen2'"), ("qwen2", 5, "truncated"), ("qwen2", 60, "truncated|no safetensors")],
-)
-def test_a_wrong_or_truncated_model_is_named(tmp_path: Path, model_type: str, cut: int, says: str) -> None:
-    with pytest.raises(DataError, match=says):
-        check_model(write_model(tmp_path, model_type, cut), "qwen2")
-
-
-def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
-    write_model(tmp_path)
-    tmp_path.joinpath("model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "b.safetensors"}}))
-    with pytest.raises(DataError, match=r"b\.safetensors: no such file"):
-        check_model(tmp_path, "qwen2")

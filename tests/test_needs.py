@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_project import harness, make_tiny_project
 
-from harness.runtime import ModelError, check_model, environment, model_folder
+from harness.runtime import ModelError, check_model, environment, model_folder, weight_bytes
 
 MODEL = "counter"
 
@@ -164,9 +164,11 @@ def test_a_whole_model_is_found_and_accepted(model: Path, monkeypatch: pytest.Mo
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer"),
         ("model.safetensors", b"\x10", "truncated"),
         ("model.safetensors", b"\x02\0\0\0\0\0\0\0no", "not a safetensors file"),
+        ("model.safetensors", b"<html>not found</html>", "not a safetensors file"),
         ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}", "holds no tensors"),
         ("extra.pt", b"PK\3\4 and no directory at the end", "truncated"),
         ("model.safetensors.index.json", b'{"weight_map": {"a": "model-2.safetensors"}}', "model-2.safetensors: no s"),
+        ("model.safetensors.index.json", b"{}", "holds no weight_map"),
     ],
 )
 def test_a_broken_model_is_one_line_that_names_the_file(model: Path, name: str, content: bytes, words: str) -> None:
@@ -174,6 +176,14 @@ def test_a_broken_model_is_one_line_that_names_the_file(model: Path, name: str, 
     with pytest.raises(ModelError, match=words) as caught:
         check_model(model, ["bert"])
     assert str(caught.value).startswith(str(model))
+
+
+def test_the_size_of_a_model_is_that_of_the_shards_its_index_names(model: Path) -> None:
+    size = (model / "model.safetensors").stat().st_size
+    safetensors(model / "adapter.safetensors", 400)
+    assert weight_bytes(model) > size + 400
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
+    assert weight_bytes(model) == size
 
 
 def test_a_model_cut_short_by_one_byte_or_without_weights_is_refused(model: Path) -> None:

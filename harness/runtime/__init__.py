@@ -24,7 +24,7 @@ from harness.runtime.checkpoint import Checkpoint, Checkpoints
 from harness.runtime.data import find_data, find_mnist, read_idx
 from harness.runtime.device import DeviceFacts, allocated_cores, choose_device
 from harness.runtime.errors import DataError, DeviceError, ModelError, ProgramError, Terminated, run_program
-from harness.runtime.models import check_model, model_folder
+from harness.runtime.models import check_model, model_folder, weight_bytes
 from harness.runtime.run import StepRun
 from harness.runtime.speed import Speed, choose_speed
 from harness.runtime.team import Team, join_team
@@ -56,4 +56,5 @@ __all__ = [
     "model_folder",
     "read_idx",
     "run_program",
+    "weight_bytes",
 ]

@@ -13,6 +13,7 @@ from harness.runtime import environment
 from harness.runtime.errors import ModelError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+_MAX_HEADER = 100_000_000  # of a safetensors file: the format's own limit
 _LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs leaves where the weights belong
 
 
@@ -63,6 +64,12 @@ def check_model(folder: Path, model_types: Iterable[str], files: Sequence[str] =
     return config
 
 
+def weight_bytes(folder: Path) -> int:
+    """Size of a model's weights: the shards its index names, else all its ``*.safetensors``."""
+    shards = [folder / name for name in _indexed(folder)] or list(folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in shards)
+
+
 def check_weights(path: Path) -> None:
     """Refuse a file of weights that is cut short or is none; reads a few kilobytes of it.
 
@@ -80,6 +87,8 @@ def check_weights(path: Path) -> None:
         # The format: the header's length as a little-endian 64-bit number, a JSON header, then the tensors' bytes.
         size = path.stat().st_size
         length = int.from_bytes(start[:8], "little")
+        if size >= 8 and not 0 < length <= _MAX_HEADER:
+            raise ModelError(f"{path}: not a safetensors file: a header of {length} bytes")
         if size < 8 + length:
             raise ModelError(f"{path}: truncated: {size} bytes, its header alone promises {8 + length}")
         stream.seek(8)
@@ -112,4 +121,7 @@ def _indexed(folder: Path) -> list[str]:
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return []
-    return sorted(set(_read_config(path).get("weight_map", {}).values()))
+    shards = _read_config(path).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelError(f"{path}: holds no weight_map")
+    return sorted({str(name) for name in shards.values()})

@@ -7,8 +7,7 @@ wrong, or a slow one chosen silently, does not go unnoticed.
 
 # First: this import marks the moment the program began.
 from harness.runtime import DataError, ProgramArguments, ProgramError, StepRun, Throughput, choose_device, run_program
-from harness.runtime.model_files import check_model, weight_bytes
-from harness.runtime.models import model_folder
+from harness.runtime.models import check_model, model_folder, weight_bytes
 
 # isort: split
 import argparse
@@ -53,7 +52,7 @@ def find_weights(args: argparse.Namespace, scratch: Path) -> tuple[Path, Path | 
             where = args.model or f"{MODEL} below the site's models root"
             raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
         folder = found
-    config = check_model(folder, "qwen2")
+    config = check_model(folder, ["qwen2"])
     quantization = config.get("quantization_config") or {}
     if quantization.get("quant_method") != "gptq" or quantization.get("bits") != 4:
         raise DataError(f"{folder / 'config.json'}: is not a GPTQ model of 4 bits: {quantization or 'not quantised'}")

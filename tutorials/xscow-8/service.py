@@ -8,8 +8,7 @@ server, layers dealt out over the GPUs, which then take turns: for comparison, u
 # First: this import marks the moment the program began.
 from harness.runtime import DataError, ProgramArguments, ProgramError, StepRun, choose_device, run_program
 from harness.runtime.chat_client import Load, Reply, measure
-from harness.runtime.model_files import check_model
-from harness.runtime.models import model_folder
+from harness.runtime.models import check_model, model_folder
 
 # isort: split
 import argparse
@@ -50,7 +49,7 @@ def find_model(args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
         said = [(args.question, "A large language model predicts the next word."), ("Thank you.", "You are welcome.")]
         talks = [[{"role": "user", "content": ask}, {"role": "assistant", "content": reply}] for ask, reply in said]
         save_tiny_qwen2(scratch / "tiny", talks, seed=args.seed)
-        return scratch / "tiny", check_model(scratch / "tiny", "qwen2")
+        return scratch / "tiny", check_model(scratch / "tiny", ["qwen2"])
     if args.weights == "random":
         from tiny_qwen2 import save_tokenizer
 
@@ -62,7 +61,7 @@ def find_model(args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str,
     if folder is None or not folder.is_dir():
         where = args.model or f"{MODEL} below the site's models root"
         raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
-    return folder, check_model(folder, "qwen2")
+    return folder, check_model(folder, ["qwen2"])
 
 
 @contextlib.contextmanager
