@@ -19,7 +19,8 @@ from harness.files import write_json
 from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant, image_name, parse_variant
 from harness.run.evidence import ExpectedImage
-from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, has_ended, scheduler_of, wait_for_runs
+from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
+from harness.run.gathering import gather, gather_all
 from harness.run.needs import require
 from harness.run.paths import RunPaths
 from harness.run.records import latest_run, newest_runs, read_record
