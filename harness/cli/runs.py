@@ -21,13 +21,13 @@ from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
 from harness.report.text import print_report
-from harness.run.campaign import expected_image
 from harness.run.following import cancel_run, has_ended, may_have_a_job, wait_for_runs
 from harness.run.gathering import gather_all
+from harness.run.images import expected_image
 from harness.run.paths import RunPaths
 from harness.run.records import latest_runs, newest_runs, read_record
 from harness.scheduler.base import JobStatus
-from harness.tutorial import load_tutorial, tutorial_ids
+from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 
 RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the tutorial's newest run.")]
 REPORT_FOLDER = "report"
@@ -109,10 +109,13 @@ def report(
 def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
     """Judge runs, write each one's verdict into its folder, and record it in the history."""
     found = []
+    tutorials: dict[str, Tutorial] = {}
     for run, evidence in zip(runs, gather_all(project, runs), strict=True):
-        if evidence.tutorial is None:
+        if (name := evidence.tutorial) is None:
             raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
-        found.append((evidence, load_tutorial(project, evidence.tutorial), expected_image(project, run)))
+        if name not in tutorials:
+            tutorials[name] = load_tutorial(project, name)
+        found.append((evidence, tutorials[name], expected_image(project, run)))
     verdicts, problems = judge_all(project, found)
     for run, verdict in zip(runs, verdicts, strict=True):
         write_verdict(run, verdict)
