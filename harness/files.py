@@ -14,8 +14,11 @@ from typing import Any
 _CHUNK_BYTES = 1 << 20
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write UTF-8 text atomically and durably; parent folders are made.
+def write_whole(path: Path, text: str, *, durable: bool = True) -> Path:
+    """Write UTF-8 text atomically; parent folders are made.
+
+    Args:
+        durable: it outlives a power failure too. What can be made again from other files need not wait for the disk.
 
     Raises:
         OSError: it cannot be written; the old file is as it was.
@@ -25,12 +28,14 @@ def write_whole(path: Path, text: str) -> Path:
     try:
         with aside.open("w", encoding="utf-8") as stream:
             stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    if durable:
+        fsync_folder(path.parent)
     return path
 
 

@@ -7,13 +7,13 @@ import errno
 import os
 import secrets
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.catalog.catalog import PUBLISHING, Catalog
 from harness.catalog.manifest import BaseOrigin, Manifest, StackManifest
+from harness.catalog.revision import git_revision
 from harness.definition.reproducible import EPOCH
 from harness.errors import CommandError, HarnessError, UserError
 from harness.files import sha256_of, utc_now
@@ -233,10 +233,3 @@ def _stopping(held: Lease, builder: ImageBuilder) -> Callable[[str], None]:
         builder.progress(line)
 
     return progress
-
-
-def git_revision(root: Path) -> str | None:
-    """The checkout's commit, with ``-dirty`` where files were changed; None outside git."""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -28,6 +28,11 @@ NameArgument = Annotated[
 ]
 
 
+def register(commands: typer.Typer) -> None:
+    """Add this family as one command."""
+    commands.add_typer(app, name="catalog")
+
+
 @app.command("list")
 def list_images(site: SiteOption = DEFAULT_SITE) -> None:
     """List all published images, newest first, and the stacks they share. The current one is marked with a star.

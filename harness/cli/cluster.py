@@ -23,6 +23,11 @@ _DEFAULT = ClusterSpec()
 _DEFAULT_BOX = Path(".cluster")
 
 
+def register(commands: typer.Typer) -> None:
+    """Add this family as one command."""
+    commands.add_typer(app, name="cluster")
+
+
 @app.command()
 def start(
     box: _Box = _DEFAULT_BOX,

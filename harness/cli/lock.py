@@ -39,6 +39,11 @@ app = typer.Typer(
 app.command("diff")(lock_diff)
 
 
+def register(commands: typer.Typer) -> None:
+    """Add this family as one command."""
+    commands.add_typer(app, name="lock")
+
+
 @app.command(DEFAULT_COMMAND)
 def lock_stacks(
     stacks: Annotated[list[str] | None, typer.Argument(metavar="[STACK]...", help="None: all of them.")] = None,

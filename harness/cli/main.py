@@ -10,50 +10,20 @@ from types import FrameType
 import typer
 
 from harness import __version__
+from harness.cli.commands import CommandTable
 from harness.errors import CommandError, HarnessError
 
 DEBUG_VARIABLE = "HARNESS_DEBUG"
 
 app = typer.Typer(
     name="harness",
+    cls=CommandTable,
     help="AI tutorials of a computing centre as tested Apptainer images, batch jobs and a pytest harness.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _add_commands(first_word: str) -> None:
-    """Add the families of commands; for ``build``, which mostly finds nothing to do, no other family is imported."""
-    if first_word == "build":
-        from harness.cli import build
-
-        build.register(app)
-        return
-    from harness.cli import (
-        build,
-        catalog,
-        cluster,
-        contents,
-        demo,
-        doctor,
-        explain,
-        history,
-        images,
-        jobs,
-        keys,
-        lock,
-        pages,
-        roof,
-        runs,
-    )
-
-    app.add_typer(catalog.app, name="catalog")
-    app.add_typer(cluster.app, name="cluster")
-    app.add_typer(lock.app, name="lock")
-    for family in (images, build, explain, contents, jobs, pages, runs, history, roof, keys, doctor, demo):
-        family.register(app)
 
 
 def _version(wanted: bool) -> None:
@@ -78,7 +48,6 @@ def _terminate(number: int, _: FrameType | None) -> None:
 def main() -> None:
     """Entry point. Exit code 0: as asked; 1: a failure was found; 2: a mistake in what was asked; 130: interrupted."""
     signal.signal(signal.SIGTERM, _terminate)  # a batch system's or an administrator's kill cleans up as Ctrl-C does
-    _add_commands(sys.argv[1] if len(sys.argv) > 1 else "")
     try:
         app()
     except HarnessError as error:

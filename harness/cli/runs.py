@@ -1,38 +1,33 @@
-"""submit, status, wait, check, cancel, report: runs and their verdicts."""
+"""wait, check, cancel, report: runs and their verdicts."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from harness.cli.console import console, print_table
-from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
+from harness.cli.console import console
+from harness.cli.options import RunsArgument
 from harness.errors import HarnessError, UserError
 from harness.history.judging import judge_all
 from harness.history.recording import record_verdicts
 from harness.judge.judge import write_verdict
-from harness.project import Project, parse_preset, parse_variant
+from harness.project import Project, parse_variant
 from harness.report.entry import ReportEntry, overall, report_entry
 from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
 from harness.report.text import print_report
-from harness.run.campaign import RunRequest, expected_image, submit_runs
-from harness.run.following import cancel_run, gather_all, has_ended, may_have_a_job, wait_for_runs
-from harness.run.given import read_given
-from harness.run.needs import replaced
+from harness.run.following import cancel_run, has_ended, may_have_a_job, wait_for_runs
+from harness.run.gathering import gather_all
+from harness.run.images import expected_image
 from harness.run.paths import RunPaths
-from harness.run.records import latest_run, newest_runs, read_record
+from harness.run.records import latest_runs, newest_runs, read_record
 from harness.scheduler.base import JobStatus
-from harness.site import DEFAULT_SITE, load_site
-from harness.tutorial import load_tutorial, tutorial_ids
+from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 
 RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the tutorial's newest run.")]
 REPORT_FOLDER = "report"
@@ -40,74 +35,12 @@ REPORT_FOLDER = "report"
 
 def register(app: typer.Typer) -> None:
     """Add this family's commands."""
-    for command in (submit, status, wait, check, cancel, report):
+    for command in (wait, check, cancel, report):
         app.command()(command)
 
 
-def submit(
-    tutorials: TutorialsArgument = None,
-    variant: VariantOption = "cpu",
-    preset: PresetOption = "full",
-    site: SiteOption = DEFAULT_SITE,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="An option for sbatch, such as --gres=shard:16.")
-    ] = None,
-    given: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of every step, such as weights=random.")
-    ] = None,
-    pack: Annotated[
-        bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
-    ] = False,
-) -> None:
-    """Submit jobs and return; `harness wait` and `harness check` work later from any shell.
-
-    Several tutorials that ask for the same resources become one job array.
-
-    Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16;
-    harness submit --pack --preset smoke; harness submit 6 --preset bench --set weights=random
-    """
-    project = Project.find()
-    loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
-    requests = [
-        RunRequest(tutorial, parse_variant(chosen), parse_preset(size), read_given(tutorial, given or ()))
-        for tutorial in loaded
-        for chosen in variant.split(",")
-        for size in preset.split(",")
-    ]
-    profile = load_site(project, site)
-    notes = [replaced(project, one.tutorial, one.preset, profile, os.environ, one.given) for one in requests]
-    for note in dict.fromkeys(line for lines in notes for line in lines):
-        typer.echo(f"note: {note}", err=True)
-    how: Literal["array", "pack"] = "pack" if pack else "array"
-    for run in submit_runs(project, requests, site, options=option or (), how=how):
-        typer.echo(run.folder.relative_to(project.root))
-
-
-def status(
-    limit: Annotated[int, typer.Option("--limit", "-n", help="Show this many of the newest runs.")] = 20,
-) -> None:
-    """Show the newest runs. The scheduler is asked only about runs that are silent.
-
-    Example: harness status
-    """
-    project = Project.find()
-    table = Table("run", "job", "state", "node", "age", box=None, pad_edge=False)
-    records = list(islice(newest_runs(project), limit))
-    for record, evidence in zip(records, gather_all(project, [r.paths for r in records]), strict=True):
-        if evidence.exit_code is not None and evidence.scheduler is None:
-            state = "ended" if evidence.exit_code == 0 else f"failed ({evidence.exit_code})"
-        elif evidence.scheduler is not None:
-            reason = evidence.scheduler.reason
-            state = evidence.scheduler.state + (f" ({reason})" if reason and reason != "None" else "")
-        else:
-            state = "no word"
-        age = time.time() - record.ordering
-        table.add_row(record.paths.run_id, str(record.facts.get("job_id", "")), state, evidence.node or "", _age(age))
-    print_table(table)
-
-
 def wait(
-    tutorials: TutorialsArgument = None,
+    tutorials: RunsArgument = None,
     run: RunOption = None,
     timeout: Annotated[float | None, typer.Option(help="Give up after this many seconds.")] = None,
 ) -> None:
@@ -120,7 +53,7 @@ def wait(
 
 
 def check(
-    tutorials: TutorialsArgument = None,
+    tutorials: RunsArgument = None,
     run: RunOption = None,
     variant: Annotated[
         str | None, typer.Option("--variant", "-v", help="Only runs of this variant.", envvar="VARIANT")
@@ -132,7 +65,7 @@ def check(
 ) -> None:
     """Judge runs: outputs, image, device and throughput. Exit code 1 where one fails.
 
-    Examples: harness check 2; harness check --run runs/tutorial2-cpu-smoke-...
+    Examples: harness check 2; harness check $(harness submit 2 --preset smoke)
     """
     project = Project.find()
     runs = _chosen(project, tutorials, run, variant)
@@ -145,7 +78,7 @@ def check(
         raise typer.Exit(1)
 
 
-def cancel(tutorials: TutorialsArgument = None, run: RunOption = None) -> None:
+def cancel(tutorials: RunsArgument = None, run: RunOption = None) -> None:
     """Cancel the jobs of runs.
 
     Example: harness cancel 2
@@ -176,10 +109,13 @@ def report(
 def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
     """Judge runs, write each one's verdict into its folder, and record it in the history."""
     found = []
+    tutorials: dict[str, Tutorial] = {}
     for run, evidence in zip(runs, gather_all(project, runs), strict=True):
-        if evidence.tutorial is None:
+        if (name := evidence.tutorial) is None:
             raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
-        found.append((evidence, load_tutorial(project, evidence.tutorial), expected_image(project, run)))
+        if name not in tutorials:
+            tutorials[name] = load_tutorial(project, name)
+        found.append((evidence, tutorials[name], expected_image(project, run)))
     verdicts, problems = judge_all(project, found)
     for run, verdict in zip(runs, verdicts, strict=True):
         write_verdict(run, verdict)
@@ -198,24 +134,32 @@ def write_reports(entries: Sequence[ReportEntry], folder: Path) -> Path:
     return write_html(folder / "index.html", entries)
 
 
-def _chosen(
-    project: Project, tutorials: list[str] | None, run: Path | None, variant: str | None = None
-) -> list[RunPaths]:
+def _chosen(project: Project, named: list[str] | None, run: Path | None, variant: str | None = None) -> list[RunPaths]:
+    """The runs a person means: folders, which hold a slash as tutorials' names do not, and tutorials' newest runs."""
     if run is not None:
-        if not run.is_dir():
-            raise UserError("no such run folder", where=str(run), fix="harness status lists the runs")
-        return [RunPaths(run.resolve())]
-    chosen = []
-    for name in tutorials or tutorial_ids(project):
-        tutorial = load_tutorial(project, name)
-        found = latest_run(project, tutorial, parse_variant(variant) if variant else None)
-        if found is not None:
-            chosen.append(found)
-        elif tutorials:
-            raise UserError(f"no run of {tutorial.id}", where=str(project.runs), fix=f"make submit TUT={name}")
-    if not chosen:
-        raise UserError("there are no runs", where=str(project.runs), fix="make submit TUT=2")
-    return chosen
+        return [_run_folder(project, str(run))]
+    ids = {
+        name: load_tutorial(project, name).id for name in named or tutorial_ids(project) if "/" not in name
+    }  # by the name given
+    newest = latest_runs(project, ids.values(), parse_variant(variant) if variant else None)
+    if not named:
+        chosen = [newest[name] for name in ids.values() if name in newest]
+        if not chosen:
+            raise UserError("there are no runs", where=str(project.runs), fix="make submit TUT=2")
+        return chosen
+    for name, tutorial in ids.items():
+        if tutorial not in newest:
+            raise UserError(f"no run of {tutorial}", where=str(project.runs), fix=f"make submit TUT={name}")
+    found = [_run_folder(project, name) if "/" in name else newest[ids[name]] for name in named]
+    return list(dict.fromkeys(found))
+
+
+def _run_folder(project: Project, name: str) -> RunPaths:
+    """A run by its folder, as seen from here or from the checkout's root (as `harness submit` prints it)."""
+    for folder in (Path(name), project.root / name):
+        if folder.is_dir():
+            return RunPaths(folder.resolve())
+    raise UserError("no such run folder", where=name, fix="harness status lists the runs")
 
 
 def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> None:
@@ -235,10 +179,3 @@ def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> 
     except HarnessError:
         screen.print("some runs have not ended")
         raise
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

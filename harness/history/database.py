@@ -7,28 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from harness.errors import HarnessError, UserError
+from harness.errors import UserError
+from harness.history.failure import HistoryError as HistoryError
+from harness.history.schema import NEWEST_REVISION
 
 # Another process may hold SQLite's lock for the length of a short transaction; a stuck one is an error.
 LOCK_SECONDS = 30
-# PostgreSQL's advisory lock of whoever changes the schema; any number that nobody else uses.
-SCHEMA_LOCK = 7_305_811
-
-
-class HistoryError(HarnessError):
-    """The database of earlier runs does not answer, or cannot be used."""
 
 
 def open_engine(url: str) -> Engine:
     """Connect and bring the schema up to date. Several processes may do so at once.
+
+    One that is up to date already is only read, so that people may look at a history that they may not write.
 
     Raises:
         UserError: not a database URL, or its driver is not installed. HistoryError: it does not answer, or its schema
@@ -51,8 +45,15 @@ def open_engine(url: str) -> Engine:
     if sqlite:
         event.listen(engine, "connect", _sqlite_connected)
         event.listen(engine, "begin", _sqlite_begins)
-    with _explained(url), writing(engine) as connection:
-        _migrate(connection, url)
+    with _explained(url):
+        with engine.connect() as connection:
+            known = _revision(connection)
+        if known != NEWEST_REVISION:
+            # Loaded where it is needed: alembic takes as long to import as all else that a verdict costs.
+            from harness.history.migration import migrate
+
+            with writing(engine) as connection:
+                migrate(connection, hide_password(url))
     return engine
 
 
@@ -103,20 +104,9 @@ def _sqlite_begins(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
-def _migrate(connection: Connection, url: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
-    scripts = ScriptDirectory.from_config(config)
-    current, newest = MigrationContext.configure(connection).get_current_revision(), scripts.get_current_head()
-    if current == newest:
-        return
-    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
-        raise HistoryError(
-            f"its schema is version {current}, this harness knows versions up to {newest}",
-            where=hide_password(url),
-            fix="update the harness",
-        )
-    command.upgrade(config, "head")
+def _revision(connection: Connection) -> str | None:
+    """The schema's revision; None in a new database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)

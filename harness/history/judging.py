@@ -29,49 +29,68 @@ def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], l
     """
     roofs = tuple(load_roofs(project.roofs))
     alone = [judge_run(evidence, tutorial, image, Background(roofs=roofs)) for evidence, tutorial, image in cases]
-    histories: dict[str, History | None] = {}
-    problems: list[str] = []
-
-    def opened(verdict: Verdict) -> History | None:
-        site = verdict.run.site or DEFAULT_SITE
-        if site not in histories:
-            try:
-                histories[site] = History.open(history_of(project, site))
-            except HarnessError as error:
-                histories[site] = None
-                problems.append(f"not compared with earlier runs: {error}")
-        return histories[site]
-
-    verdicts = []
+    series: dict[SeriesKey, list[int]] = {}
+    for index, verdict in enumerate(alone):
+        if found := series_of(verdict):
+            series.setdefault(found[0], []).append(index)
+    histories = _Histories(project)
     ids = {verdict.run.run_id for verdict in alone}
-    for (evidence, tutorial, image), verdict in zip(cases, alone, strict=True):
-        found = series_of(verdict)
-        history = opened(verdict) if found else None
-        if found is None or history is None:
-            verdicts.append(verdict)
-            continue
-        key = found[0]
-        earlier = history.baseline(key, before=verdict.run.started_at or time.time())
-        background = Background(
-            roofs=roofs,
-            earlier=tuple(_other(point) for point in earlier if point.run_id not in ids),
-            repeats=tuple(_repeats(key, verdict, alone)),
-        )
-        verdicts.append(judge_run(evidence, tutorial, image, background))
-    return verdicts, problems
+    verdicts = list(alone)
+    for key, members in series.items():
+        earlier = _earlier(histories, key, [alone[index] for index in members])
+        repeats = {index: repeat for index in members if (repeat := _repeat(key, alone[index])) is not None}
+        for index in members:
+            points = earlier.get(alone[index].run.run_id)
+            if points is None:
+                continue
+            background = Background(
+                roofs=roofs,
+                earlier=tuple(_other(point) for point in points if point.run_id not in ids),
+                repeats=tuple(repeat for other, repeat in repeats.items() if other != index),
+            )
+            verdicts[index] = judge_run(*cases[index], background)
+    return verdicts, histories.problems
 
 
-def _repeats(key: SeriesKey, verdict: Verdict, campaign: Sequence[Verdict]) -> list[OtherRun]:
-    """The campaign's other runs of the same thing."""
-    repeats = []
-    for other in campaign:
-        found = series_of(other)
-        if found is None or found[0] != key or other.run.run_id == verdict.run.run_id:
-            continue
-        value = found[1].value
-        if value is not None and found[1].status != "fail":
-            repeats.append(OtherRun(value, key.unit, key.device, key.device_count, other.run.gpu_shared))
-    return repeats
+class _Histories:
+    """The histories of sites, each opened once; ``problems`` has a line for each that could not be read."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._opened: dict[str, History | None] = {}
+        self.problems: list[str] = []
+
+    def of(self, site: str) -> History | None:
+        if site not in self._opened:
+            try:
+                self._opened[site] = History.open(history_of(self._project, site))
+            except HarnessError as error:
+                self._opened[site] = None
+                self.problems.append(f"not compared with earlier runs: {error}")
+        return self._opened[site]
+
+
+def _earlier(histories: _Histories, key: SeriesKey, verdicts: Sequence[Verdict]) -> dict[str, list[Point]]:
+    """What each run of a series is held against, by run id; runs whose site's history cannot be read are left out."""
+    now = time.time()
+    by_site: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_site.setdefault(verdict.run.site or DEFAULT_SITE, []).append(verdict)
+    found: dict[str, list[Point]] = {}
+    for site, runs in by_site.items():
+        history = histories.of(site)
+        if history is not None:
+            baselines = history.baselines(key, {run.run.started_at or now for run in runs})
+            found.update({run.run.run_id: baselines[run.run.started_at or now] for run in runs})
+    return found
+
+
+def _repeat(key: SeriesKey, verdict: Verdict) -> OtherRun | None:
+    """A run as its campaign's other runs of the same thing see it; None where it says nothing about them."""
+    check = verdict.headline
+    if check is None or check.value is None or check.status == "fail":
+        return None
+    return OtherRun(check.value, key.unit, key.device, key.device_count, verdict.run.gpu_shared)
 
 
 def _other(point: Point) -> OtherRun:

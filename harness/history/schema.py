@@ -6,6 +6,9 @@ from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaD
 
 METADATA = MetaData()
 
+# The last of migrations/versions/ (a test compares).
+NEWEST_REVISION = "0001"
+
 RUNS = Table(
     "runs",
     METADATA,

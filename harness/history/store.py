@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from harness.judge.verdict import Check, Verdict
 
 # More earlier runs say little more, and hardware that aged long ago is no reference.
 WINDOW = 50
+
+# Databases limit how many values one statement may hold; SQLite before 3.32 to 999.
+_IDS_PER_STATEMENT = 500
 
 
 @dataclass(frozen=True)
@@ -105,51 +109,62 @@ class History:
 
     def _record(self, verdicts: Sequence[Verdict]) -> None:
         now, user = time.time(), getpass.getuser()
+        last = {verdict.run.run_id: verdict for verdict in verdicts}  # of a run given twice the last counts
+        runs, measurements = [], []
+        for verdict in last.values():
+            facts = verdict.run.model_dump()
+            row = {column.name: facts.get(column.name) for column in RUNS.columns}
+            runs.append(row | {"overall": verdict.overall, "judged_at": now, "judged_by": user})
+            found = series_of(verdict)
+            if found is not None:
+                measurements.append(_measurement(verdict, *found))
+        ids = list(last)
         with writing(self.engine) as connection:
-            for verdict in verdicts:
-                run = verdict.run
-                connection.execute(delete(MEASUREMENTS).where(MEASUREMENTS.c.run_id == run.run_id))
-                connection.execute(delete(RUNS).where(RUNS.c.run_id == run.run_id))
-                facts = run.model_dump()
-                row = {column.name: facts[column.name] for column in RUNS.columns if column.name in facts}
-                row |= {"overall": verdict.overall, "judged_at": now, "judged_by": user}
-                connection.execute(insert(RUNS).values(row))
-                found = series_of(verdict)
-                if found is not None:
-                    key, check = found
-                    connection.execute(
-                        insert(MEASUREMENTS).values(
-                            run_id=run.run_id,
-                            step=key.step,
-                            name=key.name,
-                            unit=key.unit,
-                            value=check.value,
-                            samples=json.dumps(list(check.samples)),
-                            shared=run.gpu_shared,
-                        )
-                    )
+            for start in range(0, len(ids), _IDS_PER_STATEMENT):
+                some = ids[start : start + _IDS_PER_STATEMENT]
+                connection.execute(delete(MEASUREMENTS).where(MEASUREMENTS.c.run_id.in_(some)))
+                connection.execute(delete(RUNS).where(RUNS.c.run_id.in_(some)))
+            if runs:
+                connection.execute(insert(RUNS), runs)
+            if measurements:
+                connection.execute(insert(MEASUREMENTS), measurements)
 
     def baseline(self, key: SeriesKey, *, before: float, window: int = WINDOW) -> list[Point]:
-        """What a new measurement of that series is held against, oldest first.
+        """What a new measurement of that series is held against; see :meth:`baselines`."""
+        return self.baselines(key, [before], window=window)[before]
+
+    def baselines(
+        self, key: SeriesKey, befores: Collection[float], *, window: int = WINDOW
+    ) -> dict[float, list[Point]]:
+        """What new measurements of that series are held against, oldest first, by their moment.
 
         Runs that failed do not count, nor measurements on shared GPUs. A reference that somebody accepted starts the
         series anew: what ended before its run is left out.
 
+        Cost: three queries, however many moments.
+
         Args:
-            before: only runs that ended earlier than this, seconds since the epoch.
+            befores: for each moment only runs that ended earlier, seconds since the epoch.
         """
+        if not befores:
+            return {}
+        first, last = min(befores), max(befores)
+        counted = and_(_is(key), RUNS.c.overall != "fail", MEASUREMENTS.c.shared.is_(False))
+        points = self._points(and_(counted, RUNS.c.ended_at < first), window)
+        if last > first:
+            points += self._points(and_(counted, RUNS.c.ended_at >= first, RUNS.c.ended_at < last))
+        ends = [point.ended_at for point in points]
         reference = self.reference(key)
-        where = [
-            _is(key),
-            RUNS.c.overall != "fail",
-            MEASUREMENTS.c.shared.is_(False),
-            RUNS.c.ended_at < before,
-        ]
-        points = self._points(and_(*where), window)
-        if reference is None:
-            return points
-        start = next((point.ended_at for point in points if point.run_id == reference.run_id), reference.accepted_at)
-        return [point for point in points if point.ended_at >= start]
+        found = {}
+        for before in befores:
+            end = bisect_left(ends, before)
+            earlier = points[max(0, end - window) : end]
+            if reference is not None:
+                own = (point.ended_at for point in earlier if point.run_id == reference.run_id)
+                start = next(own, reference.accepted_at)
+                earlier = [point for point in earlier if point.ended_at >= start]
+            found[before] = earlier
+        return found
 
     def select(self, where: ColumnElement[bool], limit: int = 100_000) -> list[Point]:
         """Measurements of runs that did not fail, oldest first; ``where`` speaks of RUNS and MEASUREMENTS."""
@@ -193,7 +208,7 @@ class History:
             rows = connection.execute(query if where is None else query.where(where)).all()
         return [Reference(_key(row), row.run_id, row.value, row.accepted_at, row.accepted_by, row.why) for row in rows]
 
-    def _points(self, where: ColumnElement[bool], limit: int) -> list[Point]:
+    def _points(self, where: ColumnElement[bool], limit: int | None = None) -> list[Point]:
         query = (
             select(RUNS, MEASUREMENTS)
             .join(MEASUREMENTS, MEASUREMENTS.c.run_id == RUNS.c.run_id)
@@ -204,6 +219,18 @@ class History:
         with explained(self.engine), self.engine.connect() as connection:
             rows = connection.execute(query).all()
         return [_point(row) for row in reversed(rows)]
+
+
+def _measurement(verdict: Verdict, key: SeriesKey, check: Check) -> dict[str, Any]:
+    return {
+        "run_id": verdict.run.run_id,
+        "step": key.step,
+        "name": key.name,
+        "unit": key.unit,
+        "value": check.value,
+        "samples": json.dumps(list(check.samples)),
+        "shared": verdict.run.gpu_shared,
+    }
 
 
 def _is(key: SeriesKey) -> ColumnElement[bool]:

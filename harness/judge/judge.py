@@ -121,4 +121,4 @@ def write_verdict(paths: RunPaths, verdict: Verdict) -> Path:
     Raises:
         OSError: the run folder cannot be written.
     """
-    return write_whole(paths.verdict, verdict.to_json())
+    return write_whole(paths.verdict, verdict.to_json(), durable=False)  # judging again gives it again

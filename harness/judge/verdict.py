@@ -22,7 +22,8 @@ class VerdictError(HarnessError):
 
 def printable(text: str) -> str:
     """``text`` on one line without control characters: what a run wrote must not move a terminal's cursor."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
 class _Record(BaseModel):
@@ -153,7 +154,7 @@ class Verdict(_Record):
 
     def to_json(self) -> str:
         """JSON text that :meth:`from_json` reads back to an equal verdict."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return self.model_dump_json(indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, where: str | None = None) -> Verdict:

@@ -10,25 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.catalog.builder import git_revision
-from harness.catalog.catalog import Catalog
-from harness.catalog.manifest import Manifest
-from harness.definition.tutorial_image import definition_key, tutorial_definition
+from harness.catalog.revision import git_revision
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
 from harness.job.render import job_file
-from harness.project import PresetName, Project, Variant, image_name, parse_variant
-from harness.run.evidence import ExpectedImage
-from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, has_ended, scheduler_of, wait_for_runs
+from harness.project import PresetName, Project, Variant
+from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
+from harness.run.gathering import gather, gather_all
+from harness.run.images import current_image, expected_image, project_catalog
 from harness.run.needs import require
 from harness.run.paths import RunPaths
-from harness.run.records import latest_run, newest_runs, read_record
+from harness.run.records import latest_run, newest_runs
 from harness.scheduler.base import JobGroup, JobRequest, Scheduler
 from harness.scheduler.detect import detect_scheduler
 from harness.scheduler.together import group_requests
 from harness.scheduler.wait import poll_delays
 from harness.site import load_site
-from harness.tutorial import Scalar, Tutorial, load_tutorial, option_words
+from harness.tutorial import Scalar, Tutorial, option_words
 
 __all__ = [  # one name for all that can be done with runs, whichever module does it
     "RunRequest",
@@ -224,55 +222,6 @@ def _submit_surely(
 
 def _stamp() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-
-
-def current_image(project: Project, tutorial: Tutorial, variant: Variant, site: str) -> Manifest:
-    """The published image of a tutorial, if it is the checkout's.
-
-    Raises:
-        UserError: none, or one built from another definition. HarnessError: a broken manifest.
-    """
-    name = image_name(tutorial.stem, variant)
-    fix = f"make build-sif TUT={tutorial.id} VARIANT={variant}"
-    image = project_catalog(project, site).current(name)
-    if image is None:
-        raise UserError(f"there is no image '{name}'", where=str(project_catalog(project, site).folder(name)), fix=fix)
-    if image.definition_sha256 != definition_key(project, tutorial_definition(project, tutorial, variant)):
-        raise UserError(f"the image '{name}' was built from another definition than the checkout's", fix=fix)
-    return image
-
-
-def project_catalog(project: Project, site: str) -> Catalog:
-    """The catalog of a site."""
-    return Catalog(project.catalog(load_site(project, site).storage.catalog))
-
-
-def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
-    """The image the run must have used: the one it was submitted with, else the published one it names.
-
-    A published image has two digests: that of its layer, which names the stack, and that of the self-contained file
-    that `harness export` makes of both. A run in either used the image.
-
-    A run that somebody started by hand is held against the checkout's definition: an edited program in an image that
-    was not built again is the classic false pass. None where the catalog knows no such image.
-    """
-    facts = read_record(run).facts
-    if run.ledger.is_file() and "image_sha256" in facts and "definition_sha256" in facts:
-        return ExpectedImage(str(facts["image_sha256"]), str(facts["definition_sha256"]))
-    if "tutorial" not in facts:
-        return None
-    tutorial = load_tutorial(project, str(facts["tutorial"]))
-    variant = parse_variant(str(facts.get("variant")))
-    catalog = project_catalog(project, str(facts.get("site") or "default"))
-    name = image_name(tutorial.stem, variant)
-    sha256 = str(facts.get("image_sha256") or "")
-    named = catalog.find(name, sha256)
-    known = named or catalog.current(name)
-    if known is None:
-        return None
-    return ExpectedImage(
-        sha256 if named else known.sha256, definition_key(project, tutorial_definition(project, tutorial, variant))
-    )
 
 
 def images_in_use(project: Project) -> set[str]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.run.paths import RunPaths
+from harness.run.records import read_exit_code
 from harness.run.result import ResultError, RunResult, load_result
+from harness.run.scheduler_word import SchedulerWord as SchedulerWord
 
 LOG_TAIL_BYTES = 16_384
 LOG_TAIL_LINES = 60
@@ -40,25 +42,6 @@ class Asked:
     preset: str | None = None
     attempt: str | None = None
     run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class SchedulerWord:
-    """What the scheduler says of the job, as plain text.
-
-    Attributes:
-        state: its own word, such as ``COMPLETED``, ``TIMEOUT``, ``CANCELLED by 1000``.
-        reason: why, where it says so (``NonZeroExitCode``, ``Resources``).
-        exit_code: exit status of the job script.
-        signal: number of the signal that ended it, 0 or None for none.
-        node: where it ran.
-    """
-
-    state: str
-    reason: str | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +105,7 @@ def gather_evidence(paths: RunPaths, *, asked: Asked | None = None, scheduler: S
     """Read a run folder. ``asked`` overrides, attribute by attribute, what ledger.json and job.json say was asked."""
     job, ledger = _record(paths.job), _record(paths.ledger)
     result, problem = _result(paths.result)
-    exit_code, exit_code_problem = _exit_code(paths.exit_code)
+    exit_code, exit_code_problem = read_exit_code(paths.exit_code)
     return Evidence(
         paths=paths,
         result=result,
@@ -164,18 +147,6 @@ def _result(path: Path) -> tuple[RunResult | None, str | None]:
         return None, f"result.json cannot be believed: {error.what}"
     except OSError as error:
         return None, f"result.json cannot be read: {error.strerror}"
-
-
-def _exit_code(path: Path) -> tuple[int | None, str | None]:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return None, None
-    except (OSError, UnicodeDecodeError) as error:
-        return None, f"the file exit_code cannot be read ({type(error).__name__})"
-    if not (text.isdecimal() and len(text) <= 3):
-        return None, f"the file exit_code holds {text[:20]!r}, not an exit status"
-    return int(text), None
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
 from harness.project import Project
-from harness.run.evidence import Evidence, SchedulerWord, gather_evidence
 from harness.run.paths import RunPaths
 from harness.run.records import RunRecord, read_record
+from harness.run.scheduler_word import SchedulerWord
 from harness.scheduler.base import JobState, JobStatus, Scheduler
 from harness.scheduler.local import LocalScheduler
 from harness.scheduler.slurm import SlurmScheduler
@@ -94,32 +94,27 @@ def wait_for_runs(
                 report(run)
 
 
-def gather(project: Project, run: RunPaths) -> Evidence:
-    """All that is known of a run; the scheduler is asked only where the run itself is silent."""
-    return gather_all(project, [run])[0]
-
-
-def gather_all(project: Project, runs: Sequence[RunPaths]) -> list[Evidence]:
-    """All that is known of each run, in their order.
+def scheduler_words(project: Project, records: Sequence[RunRecord]) -> dict[str, SchedulerWord]:
+    """What the schedulers say of the runs that do not say themselves how they ended, by run id.
 
     Cost: one scheduler query for all silent runs together, and those that a signal ended: only the scheduler knows
     whether that was a time limit, a preemption or a person. None where every run says how it ended. A scheduler that
     does not answer says nothing about any run.
     """
-    silent = [record for record in map(read_record, runs) if not has_ended(record.paths)]
+    silent = [record for record in records if may_have_a_job(record) and not has_ended(record.paths)]
     words: dict[str, SchedulerWord] = {}
-    for records in _by_scheduler([r for r in silent if may_have_a_job(r)]):
-        scheduler = scheduler_of(project, records[0].facts)
+    for group in _by_scheduler(silent):
+        scheduler = scheduler_of(project, group[0].facts)
         try:
-            jobs = {record.paths.run_id: job for record in records if (job := job_of(scheduler, record))}
+            jobs = {record.paths.run_id: job for record in group if (job := job_of(scheduler, record))}
             statuses = scheduler.poll(list(dict.fromkeys(jobs.values()))) if jobs else {}
         except SchedulerUnavailableError:
             continue
-        for record in records:
+        for record in group:
             job = jobs.get(record.paths.run_id)
             if job is not None:
                 words[record.paths.run_id] = _word(statuses[job], record)
-    return [gather_evidence(run, scheduler=words.get(run.run_id)) for run in runs]
+    return words
 
 
 def has_ended(run: RunPaths) -> bool:
