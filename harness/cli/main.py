@@ -33,6 +33,7 @@ def _add_commands(first_word: str) -> None:
         return
     from harness.cli import (
         build,
+        cache,
         catalog,
         cluster,
         contents,
@@ -49,6 +50,7 @@ def _add_commands(first_word: str) -> None:
         runs,
     )
 
+    app.add_typer(cache.app, name="cache")
     app.add_typer(catalog.app, name="catalog")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(lock.app, name="lock")
