@@ -259,7 +259,7 @@ def test_a_collection_killed_at_any_moment_leaves_whole_files(project: Path, own
         assert process.stdout is not None
         assert ".sif" in process.stdout.readline()
         process.kill()
-    left = [path for path in folder.glob("0000*.sif")]
+    left = list(folder.glob("0000*.sif"))
     assert {path.name: sha256_of(path) for path in left}.items() <= content.items()
     gc(project)
     assert stages(own_cache) == kept
