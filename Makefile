@@ -67,8 +67,9 @@ explain: setup ## Say what build-sif would build for TUT, and which line or file
 export: setup ## Write the image of TUT as one self-contained signed file
 	$(HARNESS) export $(TUT) --variant $(VARIANT) --site $(SITE)
 
-gc: setup ## Remove images that nothing refers to any more
+gc: setup ## Remove old images, and what builds have not used for a week
 	$(HARNESS) catalog gc --site $(SITE)
+	$(HARNESS) cache gc --site $(SITE)
 
 roof: setup ## Measure what this node's device can do, for GPUs that no table knows (TUT: in its image)
 	$(HARNESS) roof $(TUT) --variant $(VARIANT) --site $(SITE)

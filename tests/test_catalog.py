@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import fill
 from tiny_project import exported, harness, main_file
 
 from harness.catalog.catalog import Catalog, ImageFiles
@@ -137,7 +138,7 @@ def test_an_export_is_the_very_file_that_was_built_and_a_run_in_it_is_a_run_in_t
     assert f"sha256 {manifest.content_sha256}" in harness(built_project, "inspect", "2").stdout
 
 
-def test_an_export_of_a_damaged_image_or_onto_a_full_disk_leaves_nothing(
+def test_an_export_of_a_damaged_image_or_to_nowhere_leaves_nothing(
     built_project: Path, catalog: Catalog, tmp_path: Path
 ) -> None:
     env = {"CATALOG": str(catalog.root)}
@@ -151,6 +152,23 @@ def test_an_export_of_a_damaged_image_or_onto_a_full_disk_leaves_nothing(
     assert damaged.returncode == 1
     assert len(damaged.stderr.strip().splitlines()) == 1
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("leave_bytes", [0, 4096, 20_000_000])
+def test_an_export_onto_a_full_disk_leaves_what_was_there(built_project: Path, disk: Path, leave_bytes: int) -> None:
+    target = disk / "t.sif"
+    target.write_text("mine")
+    filler = fill(disk, leave_bytes)
+    for arguments in (["--force", "-o", str(target)], ["-o", str(disk / "new.sif")]):
+        done = harness(built_project, "export", "2", *arguments)
+        assert done.returncode == 1, done.stderr
+        assert done.stdout == ""
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith(f"error: {disk}: no space left; free ")
+        assert {path.name for path in disk.iterdir()} == {"filler", "t.sif"}
+        assert target.read_text() == "mine"
+    filler.unlink()
+    exported(built_project, disk / "new.sif")
 
 
 # --- nothing that was changed ------------------------------------------------------------------

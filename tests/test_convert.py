@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_project import exported, harness
 
 from harness.definition.convert import convert
 from harness.definition.dockerfile import parse_dockerfile
 from harness.definition.writer import PRIVATE_TMP, write_definition
 from harness.errors import SpecError
+from harness.image.driver import remove_tree
 
 
 def definition(text: str, context: str = "ctx") -> str:
@@ -177,3 +181,70 @@ def test_a_definition_holds_the_functions_that_its_commands_call() -> None:
     for name in ("receive", "received", "own", "owner", "folder", "copy", "mount_in", "mount_out", "run_as"):
         assert f"\n{name}() " in text, name
     assert "\nsend() (" in text.partition("\nBootstrap:")[0]
+
+
+# --- HEALTHCHECK -------------------------------------------------------------------------------
+
+
+def health_section(text: str) -> str | None:
+    return convert(parse_dockerfile(text, "Dockerfile"), "ctx", healthcheck_as_test=True).test
+
+
+def test_a_health_check_is_a_label_unless_it_is_asked_for_as_a_test(tmp_path: Path) -> None:
+    text = "FROM debian\nHEALTHCHECK --interval=5s --timeout=1m30s CMD test -e '/a b' || exit 1\n"
+    assert "%test" not in definition(text)
+    assert "docker.healthcheck --interval=5s --timeout=1m30s CMD test -e '/a b' || exit 1" in definition(text)
+    body = health_section(text)
+    assert body is not None
+    assert "timeout 90 /bin/sh -c 'test -e '\\''/a b'\\'' || exit 1' || " in body
+    assert health_section("FROM debian\nHEALTHCHECK CMD true\nHEALTHCHECK NONE\n") is None
+    assert health_section("FROM debian\nRUN true\n") is None
+    inherited = health_section('FROM debian AS a\nHEALTHCHECK CMD ["a", "b c"]\nFROM a\nWORKDIR /w\n')
+    assert inherited is not None
+    assert inherited.startswith("cd /w\n")
+    assert "timeout 30 a 'b c' || " in inherited
+    bash = health_section('FROM debian\nSHELL ["/bin/bash", "-c"]\nHEALTHCHECK --timeout=0s CMD [[ a ]]\n')
+    assert bash is not None
+    assert "timeout 30 /bin/bash -c '[[ a ]]' || " in bash
+
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text(text)
+    plain = harness(tmp_path, "convert", str(dockerfile))
+    assert plain.returncode == 0
+    assert "note: " in plain.stderr
+    assert "--healthcheck-as-test" in plain.stderr
+    asked = harness(tmp_path, "convert", str(dockerfile), "--healthcheck-as-test")
+    assert asked.stderr == ""
+    assert asked.stdout != plain.stdout
+    assert "\n%test\n" in asked.stdout
+
+
+def test_a_timeout_that_is_none_is_refused() -> None:
+    with pytest.raises(SpecError, match="Dockerfile:2: HEALTHCHECK: 'soon' is no duration"):
+        health_section("FROM debian\nHEALTHCHECK --timeout=soon CMD true\n")
+
+
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("apptainer") is None, reason="no apptainer: scripts/install-apptainer")
+@pytest.mark.parametrize(
+    ("check", "complaint"),
+    [
+        ("CMD test -s /etc/passwd", ""),
+        ('CMD ["grep", "-q", "nobody is here", "/etc/passwd"]', "HEALTHCHECK of Dockerfile:2 failed: exit status 1"),
+        ("--timeout=200ms CMD sleep 60", "HEALTHCHECK of Dockerfile:2 failed: exit status 124"),
+    ],
+)
+def test_a_health_check_as_a_test_is_run_by_a_real_engine(
+    built_project: Path, tmp_path: Path, check: str, complaint: str
+) -> None:
+    """%test of a converted Dockerfile, built on an image that is there."""
+    converted = convert(parse_dockerfile(f"FROM x\nHEALTHCHECK {check}\n", "Dockerfile"), ".", healthcheck_as_test=True)
+    parent = exported(built_project, tmp_path / "parent.sif")
+    text = write_definition(replace(converted, bootstrap="localimage", base=str(parent), runscript=None))
+    (tmp_path / "x.def").write_text(text)
+    sandbox = tmp_path / "sandbox"
+    command = ["apptainer", "build", "--fakeroot", "--sandbox", str(sandbox), str(tmp_path / "x.def")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode == 0) == (not complaint), done.stderr
+    assert complaint in done.stderr + done.stdout
+    remove_tree(sandbox)

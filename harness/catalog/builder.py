@@ -19,13 +19,13 @@ from harness.errors import CommandError, HarnessError, UserError
 from harness.files import sha256_of, utc_now
 from harness.image.base import BaseRecord
 from harness.image.build import ImageBuilder
-from harness.image.driver import remove_tree
 from harness.image.keys import PublicKey, SigningKey, signing_key, trust, trusted_keys
+from harness.image.leftovers import leftovers, remove_leftover
 from harness.image.parts import can_split, stack_fingerprint, write_layer, write_stack
 from harness.image.sif import content_digest, normalise, signer_ids
 from harness.image.sign import sign, verify
 from harness.lease import Lease
-from harness.owner import is_abandoned, sign_folder
+from harness.owner import sign_folder
 from harness.project import Variant, image_name
 from harness.tutorial import Tutorial
 
@@ -188,14 +188,9 @@ class CatalogBuilder:
     def _sweep(self, name: str) -> None:
         """Remove what killed builders left: in the catalog, whose lease we hold, and of the dead ones in the cache."""
         self.catalog.sweep(self.catalog.leftovers(name), self.images.progress)
-        cache = self.images.cache
-        for path in [*cache.glob("tmp/*"), *cache.glob("stages/.building-*")]:
-            if is_abandoned(path):
-                self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
-                if path.is_dir():
-                    remove_tree(path)
-                else:
-                    path.unlink(missing_ok=True)
+        for path in leftovers(self.images.cache):
+            self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
+            remove_leftover(path)
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:

@@ -60,6 +60,18 @@ def collect(
             catalog.sweep(catalog.stack_leftovers(), progress)
 
 
+def linked_files(catalog: Catalog) -> frozenset[tuple[int, int]]:
+    """Device and inode of every file that a published image leads to, by a link or by a second name."""
+    found = set()
+    for path in [*catalog.images.glob("*/*/*.sif"), *catalog.stacks.glob("*/*.sif")]:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue  # removed since it was listed, or a link that leads nowhere
+        found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
+
+
 def rollback(catalog: Catalog, name: str, progress: Progress, sha256: str | None = None) -> Manifest:
     """Make an older image current again: the one built before the current one, or the one whose digest is given.
 

@@ -69,6 +69,7 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry(
         "demo", "Build an image from a Dockerfile, run it as a Slurm job on real data, judge the run, write the page."
     ),
+    "cache": Entry("cache", "What builds keep for the next one: list it, remove what is old."),
     "catalog": Entry("catalog", "Published images: list, verify, roll back, remove old ones."),
     "cluster": Entry("cluster", "Start, use and stop a private Slurm cluster on this machine, without being root."),
     "lock": Entry("lock", "Resolve what stacks are made of: harness lock [STACK]..."),

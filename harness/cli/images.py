@@ -16,6 +16,7 @@ from harness.cli.options import SiteOption
 from harness.definition.context import Context
 from harness.definition.convert import convert as convert_instructions
 from harness.definition.dockerfile import read_dockerfile
+from harness.definition.metadata import HEALTH_LABEL
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
 from harness.fidelity.verify import verify_dockerfile
@@ -76,6 +77,12 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Also build it with Docker and with Apptainer, and compare (root).")
     ] = False,
+    healthcheck_as_test: Annotated[
+        bool,
+        typer.Option(
+            "--healthcheck-as-test", help="HEALTHCHECK becomes %test too: for a check that needs no running service."
+        ),
+    ] = False,
 ) -> None:
     """Convert a Dockerfile to an Apptainer definition file; what a definition cannot express is refused.
 
@@ -83,7 +90,12 @@ def convert(
     """
     prefix = context if context is not None else str(dockerfile.parent)
     found = Context.of(dockerfile.parent if context is None else Path(context), prefix, dockerfile=dockerfile)
-    definition = convert_instructions(read_dockerfile(dockerfile), found)
+    instructions = read_dockerfile(dockerfile)
+    definition = convert_instructions(instructions, found, healthcheck_as_test=healthcheck_as_test)
+    labels = dict(label for layer in definition.layers for label in layer.labels)
+    if not healthcheck_as_test and labels.get(HEALTH_LABEL, "NONE") != "NONE":
+        said = "HEALTHCHECK is a label of the image; --healthcheck-as-test makes it the definition's %test as well"
+        typer.echo(f"note: {dockerfile}: {said}", err=True)
     if verify:
         verdict = verify_dockerfile(dockerfile, Path(os.environ.get("HARNESS_CACHE") or "cache"))
         for line in verdict.details:

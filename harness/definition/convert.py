@@ -14,6 +14,7 @@ from harness.definition import metadata, start
 from harness.definition.context import Context
 from harness.definition.copying import copy
 from harness.definition.dockerfile import Instruction, parse_dockerfile
+from harness.definition.health import health_test
 from harness.definition.model import BuildStage, Definition
 from harness.definition.run import run, shell
 from harness.definition.shell import STAGING, quote, quote_path
@@ -34,6 +35,7 @@ def convert(
     *,
     bases: Mapping[str, BaseConfig] | None = None,
     target: str | None = None,
+    healthcheck_as_test: bool = False,
 ) -> Definition:
     """Convert one Dockerfile.
 
@@ -44,13 +46,15 @@ def convert(
         bases: what is known of base images, by their reference with all defaults filled in. Of another base it is
             taken for granted that it says nothing of user, working directory, shell and triggers.
         target: the stage to build; None: the last.
+        healthcheck_as_test: HEALTHCHECK becomes %test as well, which runs at the end of the build: for checks that need
+            no running service. It is a label in either case.
 
     Raises:
         SpecError: something a definition cannot express.
     """
     if isinstance(context, str):
         context = Context(context)
-    return _Conversion(instructions, context, bases or {}).definition(target)
+    return _Conversion(instructions, context, bases or {}).definition(target, healthcheck_as_test)
 
 
 class _Conversion:
@@ -85,7 +89,7 @@ class _Conversion:
             "ENTRYPOINT": start.entrypoint,
         }
 
-    def definition(self, target: str | None) -> Definition:
+    def definition(self, target: str | None, healthcheck_as_test: bool) -> Definition:
         last = len(self.written) - 1
         if target is not None:
             index = self.sources.index_of(target, len(self.written))
@@ -104,6 +108,7 @@ class _Conversion:
             base=final.base,
             arguments=tuple(final.arguments.items()),
             layers=final.layers(),
+            test=health_test(final) if healthcheck_as_test else None,
             runscript=start.runscript(final),
             stages=(*self.sources.images.values(), *stages),
         )

@@ -10,6 +10,7 @@ from harness.definition.state import ROOT_USERS, StageState
 
 PREFIX = "docker."
 """Labels of instructions that mean nothing to Apptainer start with this."""
+HEALTH_LABEL = f"{PREFIX}healthcheck"
 
 
 def label(state: StageState, instruction: Instruction) -> None:
@@ -40,15 +41,16 @@ def stop_signal(state: StageState, instruction: Instruction) -> None:
 
 
 def health_check(state: StageState, instruction: Instruction) -> None:
-    """HEALTHCHECK: it asks a running service, which %test, run at the end of a build, has not."""
+    """HEALTHCHECK: mostly it asks a running service, which %test has not; see :mod:`harness.definition.health`."""
     kind, *words = instruction.values
+    state.health = None if kind.upper() == "NONE" else instruction
     if kind.upper() == "NONE":
         text = "NONE"
     else:
         command = json.dumps(words) if instruction.is_json else " ".join(words)
         text = " ".join([*instruction.flags, "CMD", command])
     _check_raw(instruction, text)
-    _set(state, instruction, f"{PREFIX}healthcheck", text.strip())
+    _set(state, instruction, HEALTH_LABEL, text.strip())
 
 
 def user(state: StageState, instruction: Instruction) -> None:

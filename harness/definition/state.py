@@ -78,6 +78,7 @@ class StageState:
     cmd_shell: tuple[str, ...] = DEFAULT_SHELL
     cmd_is_own: bool = False
     onbuild: list[str] = field(default_factory=list)
+    health: Instruction | None = None
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def child(self, name: str) -> StageState:

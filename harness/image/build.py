@@ -23,6 +23,7 @@ from harness.image.lend import lending
 from harness.image.made_from import made_from
 from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
 from harness.image.packages import installed_packages
+from harness.image.room import require_room
 from harness.image.sif import normalise
 from harness.image.stages import ChainRecord, Stage, StageStore, keyed_tools, layer_parts, plan
 from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conversion
@@ -135,7 +136,7 @@ class ImageBuilder:
 
         base = ensure_base(reference, self.cache, mirrors=mirrors, on_line=self.progress)
         chain = planned(base)
-        missing = chain[self.stages.built(chain) :]
+        missing = chain[self.stages.hold_built(chain) :]
         if missing:
             indexes = reachable(stack.variants[variant].extra_indexes)
             with contextlib.ExitStack() as lent:
@@ -145,7 +146,7 @@ class ImageBuilder:
                         base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress)
                     )
                     base, chain = source, planned(source)  # a tag may have moved since the look before
-                for number in range(self.stages.built(chain), len(chain)):
+                for number in range(self.stages.hold_built(chain), len(chain)):
                     self._build_stage(chain, number, name, indexes, source)
                     self.stages.record(_record(name, reference, base, chain[: number + 1]))  # the next one may fail
         else:
@@ -167,7 +168,7 @@ class ImageBuilder:
             self.progress(f"{name}: {line}")
 
         with lease(self.cache / "leases", key[:16], self.progress) as held:
-            if image.is_file():
+            if self.stages.held.hold(image):
                 return image
             image.parent.mkdir(parents=True, exist_ok=True)
             temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
@@ -180,7 +181,7 @@ class ImageBuilder:
                     converted = reproducible(conversion(definition, variables))
                     self.driver.build(converted, temporary, name, self.compression, parent=work / ARCHIVE)
                 held.check()
-                temporary.replace(image)
+                self.stages.held.rename(temporary, image)
             finally:
                 temporary.unlink(missing_ok=True)
         return image
@@ -193,7 +194,7 @@ class ImageBuilder:
         image = self.stages.image(stage.key)
         step = f"{name}.stage{number + 1}of{len(chain)}" if len(chain) > 1 else name
         with lease(self.cache / "leases", stage.key[:16], self.progress) as held:
-            if image.is_file():
+            if self.stages.held.hold(image):
                 return
             image.parent.mkdir(parents=True, exist_ok=True)
             temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
@@ -209,7 +210,7 @@ class ImageBuilder:
                     extra_indexes=indexes,
                 )
                 held.check()
-                temporary.replace(image)
+                self.stages.held.rename(temporary, image)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -222,6 +223,7 @@ class ImageBuilder:
         """
         name = image_name(tutorial.stem, variant)
         self.progress(f"{name}: adding its layer")
+        require_room(self.cache, stage.stat().st_size, name)
         with self.driver.work_folder(name) as work:
             metadata = read_stage(self.engine, stage)
             layer = tutorial_layer(self.project, tutorial, variant)

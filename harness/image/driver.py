@@ -24,6 +24,7 @@ from harness.image.compression import Compression
 from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.process import LineCallback, run_command
+from harness.image.room import UNPACK_AND_PACK, require_room
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
 from harness.owner import sign_folder
 from harness.site import Mirrors
@@ -75,6 +76,7 @@ class BuildDriver:
             recipe = work / f"{name}.def"
             recipe.write_text(write_definition(definition), encoding="utf-8")
             if parent is not None:
+                require_room(self.cache, UNPACK_AND_PACK * parent.stat().st_size, name)
                 (work / definition.base).symlink_to(parent.absolute())
             command = [str(self.engine.path), "build", "--force", "--fakeroot"]
             command += ["--mksquashfs-args", compression.mksquashfs]

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -30,6 +30,7 @@ from harness.definition.tutorial_image import Definitions, copied_files, on_top
 from harness.definition.writer import write_definition
 from harness.files import sha256_of, write_whole
 from harness.image.compression import INTERMEDIATE, Compression
+from harness.image.held import HeldFiles
 from harness.image.packages import Package
 from harness.project import Project, Variant
 from harness.tutorial import Tutorial
@@ -187,9 +188,14 @@ def _described(project: Project, definition: Definition, digest: Callable[[Path]
 
 @dataclass(frozen=True)
 class StageStore:
-    """The stages of a cache."""
+    """The stages of a cache.
+
+    Attributes:
+        held: the images that this process found or made, and builds upon: they stay until it ends.
+    """
 
     folder: Path
+    held: HeldFiles = field(default_factory=HeldFiles, compare=False)
 
     def image(self, key: str) -> Path:
         """Where the image of a key is, or will be."""
@@ -198,6 +204,12 @@ class StageStore:
     def built(self, stages: Sequence[Stage]) -> int:
         """How many of the stages, from the first on, need not be built: those up to the last that is there."""
         return max((n for n, stage in enumerate(stages, 1) if self.image(stage.key).is_file()), default=0)
+
+    def hold_built(self, stages: Sequence[Stage]) -> int:
+        """As :meth:`built`, for who is going to build upon the last of them: its image stays."""
+        while (built := self.built(stages)) and not self.held.hold(self.image(stages[built - 1].key)):
+            continue  # removed since the look
+        return built
 
     def record(self, chain: ChainRecord) -> None:
         """Remember how a chain that was just built or used came about."""
@@ -237,6 +249,15 @@ class StageStore:
             except (OSError, ValidationError):
                 continue  # from another version of this program: it explains nothing
         return records
+
+    def remembered(self) -> dict[str, str]:
+        """Of the stages of all remembered chains: key -> which one it was, ``pytorch.cpu 1 of 2``."""
+        known = {}
+        for folder in sorted((self.folder / "records" / "stacks").glob("*")):
+            for chain in self.records(folder.name):
+                for number, parts in enumerate(chain.stages, 1):
+                    known[parts.key] = f"{chain.name} {number} of {len(chain.stages)}"
+        return known
 
     def _write(self, folder: Path, key: str, record: BaseModel) -> None:
         write_whole(folder / f"{key}.json", record.model_dump_json(indent=1) + "\n")
