@@ -106,7 +106,7 @@ class Meter:
     """Runs commands and says what they cost. Slurm's commands are counted by wrappers that come first on PATH."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self._record = folder / "calls"
+        self._record, self._errors = folder / "calls", folder / "errors"
         tools = folder / "counted"
         tools.mkdir(parents=True)
         for name in TOOLS:
@@ -123,16 +123,19 @@ class Meter:
         """
         self._record.write_text("")
         begun = time.perf_counter()
-        process = subprocess.Popen(
-            [str(word) for word in command], cwd=folder, env=self._environment, stdout=subprocess.PIPE, text=True
-        )
+        words = [str(word) for word in command]
+        with self._errors.open("w") as errors:
+            process = subprocess.Popen(
+                words, cwd=folder, env=self._environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0 and not may_fail:
-            raise SystemExit(f"{' '.join(map(str, command))[:200]}: exit {process.returncode}\n{output[-2000:]}")
+            said = output[-2000:] + self._errors.read_text()[-2000:]
+            raise SystemExit(f"{' '.join(words)[:200]}: exit {process.returncode}\n{said}")
         names = self._record.read_text().split()
         calls = {name: names.count(name) for name in TOOLS if name in names}
         return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, calls, output)
