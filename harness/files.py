@@ -8,10 +8,12 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+_WRITERS = 16
 
 
 def write_whole(path: Path, text: str, *, durable: bool = True) -> Path:
@@ -39,9 +41,27 @@ def write_whole(path: Path, text: str, *, durable: bool = True) -> Path:
     return path
 
 
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write many small files as :func:`write_whole` does, durably, in about the time of a few.
+
+    Waiting for the disk is what a durable file costs (10 ms); a file system commits in one go what waits together.
+
+    Raises:
+        OSError: one cannot be written; others may have been.
+    """
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for written in [pool.submit(write_whole, path, text) for path, text in texts.items()]:
+            written.result()
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """A JSON object as our records hold it."""
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:
     """Write a JSON object as :func:`write_whole` does."""
-    return write_whole(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    return write_whole(path, json_text(data))
 
 
 def sha256_of(path: Path) -> str:

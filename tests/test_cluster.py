@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import harness
 from harness.cli.cluster import app
 from harness.cluster import ClusterSpec, Partition, PrivateCluster
-from harness.cluster.config import BoxLayout, Ports, cgroup_conf, fits_sockets, gres_conf, parse_version, slurm_conf
+from harness.cluster.cgroups import cgroup_conf, why_no_memory_limits
+from harness.cluster.config import BoxLayout, Ports, fits_sockets, gres_conf, parse_version, slurm_conf
 from harness.errors import HarnessError, MissingToolError, UserError
 from harness.processes import ProcessName, boot_id, name_process
 
@@ -95,10 +96,15 @@ def test_impossible_clusters_are_refused(values: dict[str, object], complaint: s
 
 def test_cgroup_plugin_by_version() -> None:
     assert parse_version("slurm-wlm 22.05.8\n") == (22, 5)
-    assert cgroup_conf((22, 5)) == "CgroupPlugin=cgroup/v1\n"
-    assert cgroup_conf(parse_version("slurm 23.11.4")) == "CgroupPlugin=disabled\n"
+    assert cgroup_conf((22, 5), enforce_memory=False) == "CgroupPlugin=cgroup/v1\n"
+    assert cgroup_conf(parse_version("slurm 23.11.4"), enforce_memory=False) == "CgroupPlugin=disabled\n"
+    assert "ConstrainRAMSpace=yes" in cgroup_conf((23, 11), enforce_memory=True)
     with pytest.raises(HarnessError, match="no version"):
         parse_version("what?")
+
+
+def test_a_machine_that_cannot_limit_memory_says_why(tmp_path: Path) -> None:
+    assert "no cgroup v1 memory controller" in (why_no_memory_limits(tmp_path) or "")
 
 
 def test_long_paths_do_not_fit_sockets() -> None:

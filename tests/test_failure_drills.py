@@ -17,6 +17,7 @@ from cluster_fixtures import needs_slurm
 from tiny_project import HARNESS, harness
 
 from harness.cluster import ClusterSpec, PrivateCluster
+from harness.cluster.cgroups import why_no_memory_limits
 from harness.cluster.config import Partition
 from harness.run.paths import RunPaths
 
@@ -79,7 +80,7 @@ def submit(at: Path, request: pytest.FixtureRequest) -> Callable[..., RunPaths]:
         environment = {**os.environ, "RUN_ID": run.run_id, "PRESET": "smoke"}
         command = ["sbatch", "--parsable", f"--output={at}/runs/%j.out", *options, JOB, "--misbehave", misbehave]
         subprocess.run(command, env=environment, check=True, capture_output=True)
-        if misbehave != "no":
+        if misbehave not in ("no", "memory"):
             until(lambda: run.log.is_file() and "hanging" in run.log.read_text())
         return run
 
@@ -247,3 +248,19 @@ def test_a_clock_that_jumps(at: Path, submit: Callable[..., RunPaths]) -> None:
 
 def test_a_job_out_of_time(at: Path, out_of_time: RunPaths) -> None:
     assert_fails(at, out_of_time, "ran out of time", "TIMEOUT")
+
+
+@pytest.mark.skipif(bool(why_no_memory_limits()), reason=f"{why_no_memory_limits()}; runs as root with cgroup v1")
+def test_a_job_that_uses_more_memory_than_it_asked_for(
+    at: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, submit: Callable[..., RunPaths]
+) -> None:
+    """The kernel kills it, Slurm says so, and the verdict names host memory with the line that proves it."""
+    spec = ClusterSpec(nodes=1, cpus=2, gpus=0, shards=0, enforce_memory=True)
+    with PrivateCluster(tmp_path_factory.mktemp("memory"), spec) as limited:
+        for name, value in limited.environment().items():
+            monkeypatch.setenv(name, value)
+        run = submit("memory", "--mem=250M", "--no-requeue")
+        assert_fails(at, run, "more host memory than it asked for", "OUT_OF_MEMORY", "--mem")
+        cause = json.loads(run.verdict.read_text())["cause"]
+        assert cause["id"] == "host-memory"
+        assert "oom-kill" in cause["evidence"][0]["text"] or "OUT_OF_MEMORY" in cause["evidence"][0]["text"]

@@ -103,7 +103,7 @@ from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, 
 def main():
     parser = ProgramArguments("Count.")
     parser.parameter("to", 1000, "count to this")
-    parser.parameter("misbehave", "no", "no, hang, end (0 without a result), or outlive (the attempt after the first)")
+    parser.parameter("misbehave", "no", "no, hang, end (no result), memory, or outlive (the next attempt)")
     args = parser.parse_args()
     print("arguments", sys.argv[1:], "greeting", os.environ.get("GREETING"), flush=True)
     print("model", model_folder(["counter"]), flush=True)
@@ -122,6 +122,9 @@ def main():
             while not os.path.exists(os.environ["HARNESS_RUN_DIR"] + "/attempt-1/exit_code"):
                 time.sleep(0.1)
             run.output("sum", -1)
+        if args.misbehave == "memory":
+            hoard = [bytearray(os.urandom(1 << 20) * 10) for _ in range(100)]
+            print(len(hoard), "times 10 MiB")
         if args.misbehave == "hang":
             print("hanging", flush=True)
             time.sleep(600)

@@ -31,6 +31,8 @@ from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 
 RunOption = Annotated[Path | None, typer.Option("--run", help="A run folder; default: the tutorial's newest run.")]
 REPORT_FOLDER = "report"
+# Of more runs than these a person does not want to read line by line how each goes.
+TOLD_ONE_BY_ONE = 50
 
 
 def register(app: typer.Typer) -> None:
@@ -170,12 +172,22 @@ def _wait(project: Project, runs: Sequence[RunPaths], timeout: float | None) -> 
     if not silent:
         return
 
+    few = len(silent) <= TOLD_ONE_BY_ONE
+    if not few:
+        screen.print(f"waiting for {len(silent)} runs")
+
+    def on_end(run: RunPaths) -> None:
+        if few:
+            screen.print(f"ended: {run.run_id}")
+
     def on_status(job: JobStatus) -> None:
+        if not few:
+            return
         reason = f" ({job.reason})" if job.reason and job.reason != "None" else ""
         screen.print(f"job {job.job_id}: {job.state.value}{reason}", markup=False)
 
     try:
-        wait_for_runs(project, silent, lambda run: screen.print(f"ended: {run.run_id}"), timeout, on_status)
+        wait_for_runs(project, silent, on_end, timeout, on_status)
     except HarnessError:
         screen.print("some runs have not ended")
         raise

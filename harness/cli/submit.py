@@ -35,13 +35,17 @@ def submit(
     pack: Annotated[
         bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
     ] = False,
+    repeat: Annotated[
+        int, typer.Option("--repeat", min=1, max=100_000, help="So many runs of each, judged together by their median.")
+    ] = 1,
 ) -> None:
     """Submit jobs and return; `harness wait` and `harness check` work later from any shell.
 
     Several tutorials that ask for the same resources become one job array.
 
     Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16;
-    harness submit --pack --preset smoke; harness submit 6 --preset bench --set weights=random
+    harness submit --pack --preset smoke; harness submit 2 --repeat 5;
+    harness submit 6 --preset bench --set weights=random
     """
     project = Project.find()
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
@@ -50,9 +54,10 @@ def submit(
         for tutorial in loaded
         for chosen in variant.split(",")
         for size in preset.split(",")
+        for _ in range(repeat)
     ]
     profile = load_site(project, site)
-    notes = [replaced(project, one.tutorial, one.preset, profile, os.environ, one.given) for one in requests]
+    notes = [replaced(project, one.tutorial, one.preset, profile, os.environ, one.given) for one in requests[::repeat]]
     for note in dict.fromkeys(line for lines in notes for line in lines):
         typer.echo(f"note: {note}", err=True)
     how: Literal["array", "pack"] = "pack" if pack else "array"

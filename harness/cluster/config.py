@@ -46,6 +46,8 @@ class ClusterSpec:
         gpu_type: their type, as in ``--gres=gpu:<type>:1``.
         shards: shards per node, a multiple of ``gpus``; 0 for none.
         partitions: at least one; a first one is the default when none says so.
+        enforce_memory: kill a job that uses more memory than it asked for
+            (:func:`harness.cluster.cgroups.why_no_memory_limits` says where this cannot be done).
         extra: further lines of slurm.conf.
     """
 
@@ -57,6 +59,7 @@ class ClusterSpec:
     shards: int = 128
     partitions: tuple[Partition, ...] = (Partition("gpu", default=True), Partition("cpu"))
     extra: tuple[str, ...] = ()
+    enforce_memory: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what Slurm would refuse later and less clearly.
@@ -194,6 +197,7 @@ def slurm_conf(spec: ClusterSpec, box: BoxLayout, ports: Ports, *, user: str, ho
         "bf_max_job_test=1000,default_queue_depth=1000",
         "KillWait=5",
         f"FirstJobId={first_job_id}",
+        f"TaskPlugin=task/{'cgroup' if spec.enforce_memory else 'none'}",
         *_gres_types(spec),
         *spec.extra,
         *(_node_line(spec, name, port, hostname) for name, port in zip(spec.node_names, ports.slurmd, strict=True)),
@@ -211,15 +215,6 @@ def gres_conf(spec: ClusterSpec, devices: Sequence[Path]) -> str:
     if spec.shards:
         lines.append(f"Name=shard Count={spec.shards}")
     return "\n".join(lines) + "\n"
-
-
-def cgroup_conf(version: tuple[int, int]) -> str:
-    """Text of cgroup.conf for a Slurm of that version: this cluster uses no cgroups, which would need root.
-
-    slurmd loads a cgroup plug-in all the same. The one it picks by itself on a machine with cgroup v2 wants systemd and
-    root; Slurm before 23.02 cannot do without any, but its v1 plug-in touches nothing until something is asked of it.
-    """
-    return "CgroupPlugin=disabled\n" if version >= (23, 2) else "CgroupPlugin=cgroup/v1\n"
 
 
 def parse_version(text: str) -> tuple[int, int]:

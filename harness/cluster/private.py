@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from harness.cluster import config
+from harness.cluster import cgroups, config
 from harness.cluster.config import BoxLayout, ClusterSpec, Partition, Ports
 from harness.errors import HarnessError, MissingToolError, UserError
 from harness.processes import (
@@ -92,10 +92,13 @@ class PrivateCluster:
 
         Raises:
             MissingToolError: Slurm or munge is not installed.
-            UserError: a cluster runs in this box already, or the folder holds something else.
+            UserError: a cluster runs in this box already, the folder holds something else, or the memory of jobs cannot
+                be limited here.
             HarnessError: a daemon did not come up; names it and its last words. Nothing is left running.
         """
         _require_tools()
+        if self.spec.enforce_memory and (reason := cgroups.why_no_memory_limits()):
+            raise UserError(f"jobs cannot be held to their memory here: {reason}", where="cluster")
         self._claim_box()
         with self._lock():
             if self.is_running():
@@ -208,7 +211,9 @@ class PrivateCluster:
         )
         devices = _gpu_devices(layout.dev, self.spec.gpus)
         (layout.etc / "gres.conf").write_text(config.gres_conf(self.spec, devices), encoding="utf-8")
-        (layout.etc / "cgroup.conf").write_text(config.cgroup_conf(_slurm_version()), encoding="utf-8")
+        (layout.etc / "cgroup.conf").write_text(
+            cgroups.cgroup_conf(_slurm_version(), enforce_memory=self.spec.enforce_memory), encoding="utf-8"
+        )
         (layout.etc / "plugstack.conf").write_text(config.plugstack_conf(), encoding="utf-8")
         (layout.log / _COMPLETION_LOG).touch()  # sacct -c fails without the file
 
@@ -285,6 +290,8 @@ class PrivateCluster:
         state = self._read_state()
         self._kill_all()
         if state is not None:
+            if state["spec"].get("enforce_memory"):
+                cgroups.remove_leftovers(_spec_from(state["spec"]).node_names)
             sockets = Path(state["sockets"])
             layout = BoxLayout(self.box, sockets)
             for folder in (layout.state, layout.run, layout.dev, layout.spool, layout.munge):

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness.catalog.manifest import Manifest
 from harness.catalog.revision import git_revision
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
-from harness.files import write_json
+from harness.files import json_text, write_together
 from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant
 from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
@@ -46,6 +47,9 @@ __all__ = [  # one name for all that can be done with runs, whichever module doe
 # How long submission goes on asking a scheduler that does not answer: a controller's restart takes about a minute.
 SUBMIT_PATIENCE_S = 180.0
 
+# What Slurm takes unless its administrator says otherwise (MaxArraySize is 1001, one more than the highest index).
+MAX_ARRAY_SIZE = 1000
+
 # Below runs/: what the scheduler said about arrays and packs before a run's own script started.
 GROUPS = ".groups"
 
@@ -76,7 +80,7 @@ def submit_run(
             that the preset needs is not in the site's storage.
         SchedulerError: the scheduler refused it. SchedulerUnavailableError: it does not answer.
     """
-    prepared = _prepare(project, RunRequest(tutorial, variant, preset), site, options)
+    prepared = _Campaign(project, site, options).prepare(RunRequest(tutorial, variant, preset))
     _hand_in(project, [prepared], None)
     return prepared.run
 
@@ -99,14 +103,18 @@ def submit_runs(
         As :func:`submit_run`, before anything is submitted where one of the runs is wrong. Where the scheduler refuses
         a group, the groups before it are submitted and their ledgers say so.
     """
-    prepared = [_prepare(project, request, site, options) for request in requests]
+    campaign = _Campaign(project, site, options)
+    prepared = [campaign.prepare(request) for request in requests]
     if how == "single":
         for one in prepared:
             _hand_in(project, [one], None)
         return [one.run for one in prepared]
     by_name = {one.job.name: one for one in prepared}
     for group in group_requests([one.job for one in prepared], same_time=how == "array"):
-        _hand_in(project, [by_name[job.name] for job in group], how if len(group) > 1 else None)
+        size = MAX_ARRAY_SIZE if how == "array" else len(group)
+        for start in range(0, len(group), size):
+            together = group[start : start + size]
+            _hand_in(project, [by_name[job.name] for job in together], how if len(together) > 1 else None)
     return [one.run for one in prepared]
 
 
@@ -117,52 +125,87 @@ class _Prepared:
     job: JobRequest
 
 
-def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[str]) -> _Prepared:
-    """The ledger and the job of a run; nothing is written yet."""
-    tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
-    profile = load_site(project, site)
-    script = job_file(project, tutorial, variant, profile)
-    if not script.is_file():
-        raise UserError("no such job script", where=str(script), fix="make jobs")
-    require(project, tutorial, preset, profile, os.environ, wanted.given)
-    image = current_image(project, tutorial, variant, site)
-    kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")
-    run.folder.mkdir(parents=True)
-    ledger: dict[str, Any] = {
-        "schema_version": 1,
-        "run_id": run.run_id,
-        "tutorial": tutorial.id,
-        "variant": variant,
-        "preset": preset,
-        "site": site,
-        "scheduler": kind,
-        "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
-        "job_id": None,
-        "image_sha256": image.sha256,
-        "definition_sha256": image.definition_sha256,
-        "git_revision": git_revision(project.root),
-        "options": list(options),
-        "parameters": dict(wanted.given),
-        "user": getpass.getuser(),
-        "submitted_at": time.time(),
-    }
-    job = JobRequest(
-        script=script,
-        workdir=project.root,
-        output=run.scheduler_log,
-        name=run.run_id,
-        environment={
-            "RUN_ID": run.run_id,
-            "PRESET": preset,
-            "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
-            "IMAGE": str(project_catalog(project, site).files(image).main),
-            "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
-        },
-        options=tuple(options),
-        args=tuple(option_words(wanted.given)),
-    )
-    return _Prepared(run, ledger, job)
+class _Campaign:
+    """What runs that are submitted together share, looked up once for all of them.
+
+    Raises:
+        UserError: unknown site.
+    """
+
+    def __init__(self, project: Project, site: str, options: Sequence[str]) -> None:
+        self._project, self._site, self._options = project, site, options
+        self._profile = load_site(project, site)
+        self._catalog = project_catalog(project, site)
+        self._kind = "local" if self._profile.scheduler == "local" else detect_scheduler(os.environ).name
+        self._git_revision = git_revision(project.root)
+        self._user = getpass.getuser()
+        self._ready: dict[tuple[str, ...], Manifest] = {}
+
+    def prepare(self, wanted: RunRequest) -> _Prepared:
+        """The ledger and the job of a run, and its folder; nothing is in it yet."""
+        tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
+        kind = (tutorial.id, variant, preset, *option_words(wanted.given))
+        image = self._ready.get(kind) or self._checked(wanted)
+        self._ready[kind] = image
+        run = _new_run(self._project, f"{tutorial.stem}-{variant}-{preset}")
+        ledger: dict[str, Any] = {
+            "schema_version": 1,
+            "run_id": run.run_id,
+            "tutorial": tutorial.id,
+            "variant": variant,
+            "preset": preset,
+            "site": self._site,
+            "scheduler": self._kind,
+            "slurm_conf": os.environ.get(SLURM_CONF) if self._kind == "slurm" else None,
+            "job_id": None,
+            "image_sha256": image.sha256,
+            "definition_sha256": image.definition_sha256,
+            "git_revision": self._git_revision,
+            "parameters": {s.name: {**tutorial.parameters(s.name, preset), **wanted.given} for s in tutorial.steps},
+            "given": dict(wanted.given),
+            "options": list(self._options),
+            "user": self._user,
+            "submitted_at": time.time(),
+        }
+        job = JobRequest(
+            script=job_file(self._project, tutorial, variant, self._profile),
+            workdir=self._project.root,
+            output=run.scheduler_log,
+            name=run.run_id,
+            environment={
+                "RUN_ID": run.run_id,
+                "PRESET": preset,
+                "CATALOG": str(self._catalog.root),  # whose keys the job trusts
+                "IMAGE": str(self._catalog.files(image).main),
+                "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
+            },
+            options=tuple(self._options),
+            args=tuple(option_words(wanted.given)),
+        )
+        return _Prepared(run, ledger, job)
+
+    def _checked(self, wanted: RunRequest) -> Manifest:
+        """The image of a run for which everything is there.
+
+        Raises:
+            UserError: no job script, no image of the checkout's definition, or no data or model that it needs.
+        """
+        script = job_file(self._project, wanted.tutorial, wanted.variant, self._profile)
+        if not script.is_file():
+            raise UserError("no such job script", where=str(script), fix="make jobs")
+        require(self._project, wanted.tutorial, wanted.preset, self._profile, os.environ, wanted.given)
+        return current_image(self._project, wanted.tutorial, wanted.variant, self._site)
+
+
+def _new_run(project: Project, name: str) -> RunPaths:
+    """A new run folder; its name holds the time, and chance tells apart what is submitted in the same second."""
+    while True:
+        run = RunPaths(project.runs / f"{name}-{_stamp()}")
+        try:
+            run.folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return run
 
 
 def _hand_in(project: Project, runs: Sequence[_Prepared], how: Literal["array", "pack"] | None) -> None:
@@ -178,18 +221,21 @@ def _hand_in(project: Project, runs: Sequence[_Prepared], how: Literal["array", 
             one.ledger["group"] = group.name
             if how == "array":
                 one.ledger["array_index"] = index
-        # Before the scheduler is asked: were we killed in between, the job is found again by its name.
-        write_json(one.run.ledger, one.ledger)
+    # Before the scheduler is asked: were we killed in between, the job is found again by its name.
+    _write_ledgers(runs, {})
     try:
         ids = _submit_surely(scheduler, [one.job for one in runs], group)
     except SchedulerUnavailableError:
         raise  # it may have taken the job: the ledgers stay
     except HarnessError as error:
-        for one in runs:
-            write_json(one.run.ledger, {**one.ledger, "rejected": str(error)})
+        _write_ledgers(runs, {one.run.run_id: {"rejected": str(error)} for one in runs})
         raise
-    for one, job_id in zip(runs, ids, strict=True):
-        write_json(one.run.ledger, {**one.ledger, "job_id": job_id})
+    _write_ledgers(runs, {one.run.run_id: {"job_id": job_id} for one, job_id in zip(runs, ids, strict=True)})
+
+
+def _write_ledgers(runs: Sequence[_Prepared], news: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the runs' ledgers, each with what is new by its run id."""
+    write_together({one.run.ledger: json_text({**one.ledger, **news.get(one.run.run_id, {})}) for one in runs})
 
 
 def _submit_surely(

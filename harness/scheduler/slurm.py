@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import MissingToolError, SchedulerError, SchedulerUnavailableError
@@ -12,17 +12,17 @@ from harness.scheduler import slurm_parse
 from harness.scheduler.base import JobGroup, JobRequest, JobState, JobStatus
 from harness.scheduler.together import array_script, pack_script
 
-# Ids per command: a command line holds 2 MiB (128 KiB for one argument), an id with its comma about 12 bytes.
-_IDS_PER_COMMAND = 5000
+# The kernel takes 128 KiB in one argument: some ten thousand ids.
+_ARGUMENT_BYTES = 120_000
 _KEPT_FOR_SUBMISSION = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
 
 
 class SlurmScheduler:
     """Driver for a Slurm cluster.
 
-    ``poll`` costs one ``squeue`` for all jobs (per 5,000 of them), plus one ``sacct`` only for jobs that squeue no
-    longer knows, plus one ``sacct -c`` the first time where the cluster has no accounting database. ``commands_run``
-    counts them.
+    ``poll`` costs one ``squeue`` for all jobs (per 120 kB of their ids; an array counts once), plus one ``sacct`` only
+    for jobs that squeue no longer knows, plus one ``sacct -c`` the first time where the cluster has no accounting
+    database. ``commands_run`` counts them.
 
     Args:
         environment: the environment of Slurm's commands; default: this process's.
@@ -81,11 +81,11 @@ class SlurmScheduler:
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """One squeue for all, one sacct for those it no longer knows. Array elements go by their own ids: ``12_3``."""
         known: dict[str, JobStatus] = {}
-        for batch in _batches(job_ids):
+        for batch in _batches(_whole_arrays(job_ids)):
             known.update(self._squeue(batch))
         silent = [job_id for job_id in job_ids if job_id not in known]
-        for batch in _batches(silent):
-            known.update(self._accounting(batch))
+        for batch in _batches(_whole_arrays(silent)):
+            known |= self._accounting(batch) | known
         return {job_id: known.get(job_id) or _vanished(job_id) for job_id in job_ids}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -193,8 +193,23 @@ class SlurmScheduler:
         return SchedulerError(message, where=program, fix=fix)
 
 
-def _batches(job_ids: Sequence[str]) -> list[Sequence[str]]:
-    return [job_ids[start : start + _IDS_PER_COMMAND] for start in range(0, len(job_ids), _IDS_PER_COMMAND)]
+def _whole_arrays(job_ids: Sequence[str]) -> list[str]:
+    """The jobs, arrays instead of their elements: whoever asks for ``12`` is told of ``12_0``, ``12_1`` ..."""
+    return list(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+
+
+def _batches(job_ids: Sequence[str]) -> Iterator[list[str]]:
+    """The ids, so many at a time as one argument holds."""
+    batch: list[str] = []
+    size = 0
+    for job_id in job_ids:
+        size += len(job_id) + 1
+        if size > _ARGUMENT_BYTES:
+            yield batch
+            batch, size = [], len(job_id) + 1
+        batch.append(job_id)
+    if batch:
+        yield batch
 
 
 def _vanished(job_id: str) -> JobStatus:

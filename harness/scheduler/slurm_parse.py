@@ -10,9 +10,21 @@ from datetime import datetime
 from harness.errors import SchedulerError
 from harness.scheduler.base import JobState, JobStatus
 
-SQUEUE_FIELDS = ("JobArrayID", "State", "exit_code", "RestartCnt", "SubmitTime", "StartTime", "EndTime", "NodeList")
-# squeue cuts every field at its width (20 by default) and ends it with the suffix. The reason, free text, comes last.
-SQUEUE_FORMAT = ",".join(f"{field}:512|" for field in (*SQUEUE_FIELDS, "Reason"))
+# Field -> the width squeue pads it to, and cuts it at: as wide as it gets, for 10,000 jobs are 10,000 such lines. Where
+# a job runs on more nodes than fit, the first ones are told.
+_SQUEUE_WIDTHS = {
+    "JobArrayID": 24,
+    "State": 20,
+    "exit_code": 8,
+    "RestartCnt": 8,
+    "SubmitTime": 20,
+    "StartTime": 20,
+    "EndTime": 20,
+    "NodeList": 128,
+}
+SQUEUE_FIELDS = tuple(_SQUEUE_WIDTHS)
+# Every field ends with the suffix. The reason, free text, comes last.
+SQUEUE_FORMAT = ",".join(f"{field}:{width}|" for field, width in {**_SQUEUE_WIDTHS, "Reason": 256}.items())
 SACCT_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList")
 SACCT_COMPLETION_FIELDS = ("JobID", "State", "ExitCode", "Start", "End", "NodeList")
 

@@ -38,8 +38,9 @@ def group_requests(requests: Sequence[JobRequest], *, same_time: bool = True) ->
         same_time: whether the time limit is one of those resources.
     """
     groups: dict[tuple[object, ...], list[JobRequest]] = {}
+    asked_by = {script: directives(script.read_text(encoding="utf-8")) for script in {r.script for r in requests}}
     for request in requests:
-        asked = directives(request.script.read_text(encoding="utf-8"))
+        asked = asked_by[request.script]
         if not same_time:
             asked = tuple(line for line in asked if not _TIME.match(line))
         groups.setdefault((asked, request.options, request.workdir), []).append(request)
@@ -69,9 +70,10 @@ def pack_script(requests: Sequence[JobRequest]) -> str:
     Raises:
         UserError: a script states no time limit, so that the sum is unknown.
     """
-    texts = [request.script.read_text(encoding="utf-8") for request in requests]
-    limits = [_minutes(text, request.script) for text, request in zip(texts, requests, strict=True)]
-    kept = [line for line in directives(texts[0]) if not _TIME.match(line)]
+    texts = {request.script: request.script.read_text(encoding="utf-8") for request in requests}
+    minutes = {script: _minutes(text, script) for script, text in texts.items()}
+    limits = [minutes[request.script] for request in requests]
+    kept = [line for line in directives(texts[requests[0].script]) if not _TIME.match(line)]
     return "\n".join(
         [
             "#!/bin/bash",
