@@ -54,11 +54,12 @@ GROUPS = ".groups"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run to be submitted."""
+    """One run to be submitted. ``rerun_of``: the run it repeats, to decide about that one's throughput."""
 
     tutorial: Tutorial
     variant: Variant
     preset: PresetName
+    rerun_of: str | None = None
 
 
 def submit_run(
@@ -146,6 +147,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         "options": list(options),
         "user": getpass.getuser(),
         "submitted_at": time.time(),
+        **({"rerun_of": wanted.rerun_of} if wanted.rerun_of else {}),
     }
     job = JobRequest(
         script=script,
