@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -57,6 +57,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="judge this run folder; submit nothing; may be repeated",
     )
     group.addoption(
+        "--rerun",
+        type=int,
+        default=None,
+        dest="harness_reruns",
+        metavar="N",
+        help="run again at most N times what is too near its throughput's gate to decide (default: tutorial and site)",
+    )
+    group.addoption(
         "--report",
         default=None,
         dest="harness_report",
@@ -85,8 +93,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     suite = _suite(session.config)
-    if suite is not None and not session.config.option.collectonly and not session.testsfailed:
-        suite.submit_selected(session)
+    if suite is None or suite.is_controller or session.config.option.collectonly or session.testsfailed:
+        return
+    suite.submit_selected(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """pytest-xdist asks what a worker it is about to start should know."""
+    suite = _suite(node.config)
+    if suite is not None and suite.board is not None:
+        node.workerinput["harness_board"] = str(suite.board.folder)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -107,9 +124,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     suite = _suite(session.config)
-    if suite is not None and not session.config.option.collectonly:
-        suite.record()
-        suite.write_report()
+    if suite is None or suite.is_worker or session.config.option.collectonly:
+        return
+    suite.take_up()
+    suite.record()
+    suite.write_report()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    suite = _suite(config)
+    if suite is not None:
+        suite.end()
 
 
 def _suite(config: pytest.Config) -> SuiteSession | None:

@@ -10,10 +10,13 @@ from pydantic import Field, field_validator
 
 from harness.errors import UserError
 from harness.mirrors import MIRROR_KINDS, MirrorKind
-from harness.project import Project
+from harness.project import PresetName, Project
 from harness.specfile import LocalizedText, SpecModel, load_spec
 
 DEFAULT_SITE = "default"
+
+# A smoke run shows that the program works; its rate is not worth another job.
+DEFAULT_RERUNS: dict[PresetName, int] = {"smoke": 0, "bench": 2, "full": 2}
 
 
 class Storage(SpecModel):
@@ -80,6 +83,13 @@ class Site(SpecModel):
     gres: str = Field("gpu", description="the scheduler's name for a GPU")
     storage: Storage = Field(default_factory=lambda: Storage())
     mirrors: Mirrors = Field(default_factory=lambda: Mirrors())
+    checks: str | None = Field(
+        None, pattern=r"^[\w.-]+\.py$", description="file beside this one with checks of the site's own: docs/hooks.md"
+    )
+    reruns: dict[PresetName, int] = Field(
+        default_factory=lambda: dict(DEFAULT_RERUNS),
+        description="by preset: how many more runs may be submitted to decide a throughput that is near its gate",
+    )
     modules: list[str] = Field(default_factory=list, description="lines a job needs before apptainer is on PATH")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,11 +28,18 @@ SCALARS = {"bool": "true or false", "int": "a number", "str": "text"}
 SpecT = TypeVar("SpecT", bound=SpecModel)
 
 
+Language = Literal["en", "zh"]
+
+
 class LocalizedText(SpecModel):
     """A text in both languages of the project's readers."""
 
     en: str
     zh: str
+
+    def says(self, language: Language) -> str:
+        """The text in that language."""
+        return self.zh if language == "zh" else self.en
 
 
 def load_spec(path: Path, model: type[SpecT]) -> SpecT:

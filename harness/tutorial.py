@@ -162,6 +162,7 @@ class Throughput(SpecModel):
     bytes_source: str | None = None
     physical: PhysicalFloor | None = Field(None, description="for GPUs; where their limits are known it is the floor")
     floors: dict[Variant, Floor]
+    reruns: int | None = Field(None, ge=0, description="as a site's reruns, for this tutorial; it wins")
     presets: dict[PresetName, PresetThroughput] = Field(default_factory=dict)
 
     @model_validator(mode="after")

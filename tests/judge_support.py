@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,15 @@ from harness.run.paths import RunPaths
 from harness.tutorial import Tutorial, load_tutorial
 
 IMAGE = "ab" * 32
+_NUMBERS = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def bilingual(english: str, chinese: str) -> None:
+    """The Chinese twin is there, is Chinese, and tells the same numbers."""
+    assert re.search("[\u4e00-\u9fff]", chinese), (english, chinese)
+    assert sorted(_NUMBERS.findall(english)) == sorted(_NUMBERS.findall(chinese)), (english, chinese)
+
+
 DEFINITION = "cd" * 32
 EXPECTED = ExpectedImage(IMAGE, DEFINITION)
 RUN_ID = "tutorial2-cpu-smoke-20260101T000000Z-0a1b"

@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from judge_support import EXPECTED, IMAGE, RUN_ID, good_result, gpu_result, make_run, png, small_tutorial, write_result
+from judge_support import (
+    EXPECTED,
+    IMAGE,
+    RUN_ID,
+    bilingual,
+    good_result,
+    gpu_result,
+    make_run,
+    png,
+    small_tutorial,
+    write_result,
+)
 
 from harness.judge import Check, RunFacts, Verdict, VerdictError, judge_run, load_verdict, plan_checks, write_verdict
 from harness.judge.numbers import finite
@@ -43,6 +54,7 @@ def message(verdict: Verdict, group: str, step: str | None, name: str, status: s
     assert check is not None, [c.key for c in verdict.checks]
     assert check.status == status, check
     assert "\n" not in check.message
+    bilingual(check.message, check.message_zh)
     return check.message
 
 

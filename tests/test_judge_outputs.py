@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_support import bilingual
 from PIL import Image
 
 from harness.errors import SpecError
@@ -82,12 +83,14 @@ def steps(tmp_path: Path) -> Steps:
 def passes(finding: Finding) -> str:
     assert finding.status == "pass", finding
     assert finding.expected
+    bilingual(finding.message, finding.message.zh)
     return finding.message
 
 
 def fails(finding: Finding, *words: str) -> None:
     assert finding.status == "fail", finding
     assert finding.expected
+    bilingual(finding.message, finding.message.zh)
     assert "\n" not in " ".join(words)
     for word in words:
         assert word in finding.message, finding.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -12,19 +13,25 @@ from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import jsonschema
 import pytest
 from judge_support import EXPECTED, IMAGE, RUN_ID, good_result, gpu_result, make_run, small_tutorial
 from rich.console import Console
 
+from harness.cli.language import chosen_language
+from harness.errors import UserError
 from harness.judge import judge_run
 from harness.report.entry import ReportEntry, report_entry
 from harness.report.format import duration, fraction_text, number, size
 from harness.report.html import render_html, write_html
 from harness.report.json_report import render_json, write_json
 from harness.report.junit import render_junit, write_junit
+from harness.report.markdown import render_markdown
+from harness.report.schema import schema_text
 from harness.report.sparkline import MAX_POINTS, sparkline
 from harness.report.text import print_report
 from harness.run.evidence import gather_evidence
+from harness.specfile import Language
 
 HOSTILE = "<script>alert('x')</script> &amp; \x1b[31m\x00 ]]> \ud7ff"
 # JSON can hold half a surrogate pair, which no UTF-8 file can.
@@ -79,7 +86,7 @@ def test_page_escapes_everything(entries: list[ReportEntry]) -> None:
     assert page.count("<script>") == 1
     assert "<b>run</b>" not in page
     assert html.escape("<script>alert", quote=False) in page
-    assert "secret.png" not in re.sub(r"<span class=\"why.*?</span>", "", page, flags=re.DOTALL)
+    assert "secret.png" not in re.sub(r"<span class=\"why.*?</div>", "", page, flags=re.DOTALL)
 
 
 def test_page_says_what_matters(entries: list[ReportEntry]) -> None:
@@ -135,6 +142,77 @@ def test_json(entries: list[ReportEntry], tmp_path: Path) -> None:
     assert ET.parse(write_junit(tmp_path / "new" / "junit.xml", entries)).getroot().tag == "testsuites"
     assert data["overall"] == "fail"
     assert [run["verdict"]["overall"] for run in data["runs"]] == ["pass", "pass", "fail", "fail"]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_markdown_for_a_pull_request(entries: list[ReportEntry], language: Language) -> None:
+    text = render_markdown(entries, language=language)
+    title = {"en": "### ✗ Tutorial qualification: Not qualified", "zh": "### ✗ 教程验证报告: 未通过"}[language]
+    assert text.startswith(title)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(entries)
+    assert {line.count("|") for line in rows} == {7}, "no text of a run draws a column"
+    assert "<script>" not in text
+    assert "4\u2009170 images/s" in rows[1]
+    assert " %" in rows[1]
+    assert {"en": "killed", "zh": "杀死"}[language] in text
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert "epoch 2" in text
+
+
+def test_markdown_mentions_nobody_and_stays_below_the_limit_of_a_comment(entries: list[ReportEntry]) -> None:
+    bad = entries[3]
+    check = bad.verdict.checks[0].model_copy(update={"message": "asked @everyone | `rm` <img> #12 ![x](y)"})
+    noisy = bad.verdict.model_copy(update={"checks": (check,), "cause": None})
+    text = render_markdown([dataclasses.replace(bad, verdict=noisy)])
+    assert "asked &#64;everyone &#124; &#96;rm&#96; &lt;img&gt; &#35;12 &#33;&#91;x&#93;&#40;y&#41;" in text
+    assert "@everyone" not in text
+    many = render_markdown([dataclasses.replace(bad, verdict=noisy)] * 300)
+    assert len(many) < 65_536
+    assert "more runs are left out" in many
+    assert render_markdown([]).startswith("### ✗ ")
+
+
+def test_every_json_fits_its_published_schema(entries: list[ReportEntry]) -> None:
+    """Also the hostile ones; and each schema is a schema, and refuses something."""
+    for name, documents in {
+        "report": [json.loads(render_json(entries, generated_at=NOW)), json.loads(render_json([], generated_at=NOW))],
+        "verdict": [json.loads(entry.verdict.to_json()) for entry in entries],
+        "result": [json.loads(e.evidence.paths.result.read_text()) for e in entries if e.evidence.result],
+    }.items():
+        schema = json.loads(schema_text(name))
+        jsonschema.Draft202012Validator.check_schema(schema)
+        validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+        for document in documents:
+            validator.validate(document)
+            broken = {key: value for key, value in document.items() if key not in ("run", "runs", "steps")}
+            assert not validator.is_valid(broken)
+
+
+def test_the_chinese_report(entries: list[ReportEntry]) -> None:
+    stream = StringIO()
+    print_report(entries, Console(file=stream, width=160), language="zh")
+    text = stream.getvalue()
+    assert "✓ 通过" in text
+    assert "✗ 失败  xscow-2.cpu.smoke::run::job: 作业被信号 9（SIGKILL）杀死（节点 node07）" in text
+    assert "the job" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [
+        (None, {}, "en"),
+        (None, {"LANG": "zh_CN.UTF-8"}, "zh"),
+        (None, {"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, "en"),
+        (None, {"LANG": "zh_CN.UTF-8", "HARNESS_LANGUAGE": "en"}, "en"),
+        (None, {"HARNESS_LANGUAGE": "zh-CN"}, "zh"),
+        ("en", {"HARNESS_LANGUAGE": "zh"}, "en"),
+    ],
+)
+def test_the_language_of_a_command(given: str | None, environment: dict[str, str], expected: str) -> None:
+    assert chosen_language(given, environment) == expected
+    with pytest.raises(UserError, match="valid: en, zh"):
+        chosen_language("fr", environment)
 
 
 def test_text_is_plain_when_piped(entries: list[ReportEntry]) -> None:

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "jobs": Entry("jobs", "Write jobs/*.job for every tutorial and variant; for another site, jobs/SITE/*.job."),
     "docs": Entry("pages", "Write docs/tutorials/*.md for every tutorial, in English and in Chinese."),
+    "schema": Entry("schema", "Write docs/schema/*.json: the schemas of report.json, result.json and verdict.json."),
     "submit": Entry("submit", "Submit jobs and return; `harness wait` and `harness check` work later from any shell."),
     "status": Entry("status", "Show the newest runs."),
     "wait": Entry("runs", "Wait until runs have ended."),

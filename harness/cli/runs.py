@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from harness.cli.console import console
+from harness.cli.language import LanguageOption, chosen_language
 from harness.cli.options import RunsArgument
 from harness.errors import HarnessError, UserError
-from harness.history.judging import judge_all
+from harness.history.deciding import judge_until_decided
+from harness.history.judging import Case
 from harness.history.recording import record_verdicts
 from harness.judge.judge import write_verdict
 from harness.project import Project, parse_variant
@@ -20,12 +22,15 @@ from harness.report.entry import ReportEntry, overall, report_entry
 from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
+from harness.report.markdown import render_markdown, write_markdown
+from harness.report.schema import SCHEMAS, schema_text
 from harness.report.text import print_report
 from harness.run.following import cancel_run, has_ended, may_have_a_job, wait_for_runs
 from harness.run.gathering import gather_all
 from harness.run.images import expected_image
 from harness.run.paths import RunPaths
 from harness.run.records import latest_runs, newest_runs, read_record
+from harness.run.reruns import with_families
 from harness.scheduler.base import JobStatus
 from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 
@@ -64,16 +69,26 @@ def check(
     report_folder: Annotated[
         Path, typer.Option("--report", help="Folder for the page, the JUnit file and the JSON.")
     ] = Path(REPORT_FOLDER),
+    rerun: Annotated[
+        int | None,
+        typer.Option(
+            "--rerun",
+            min=0,
+            help="Run again at most N times what is too near its throughput's gate to decide; the median of three "
+            "decides. Default: as the tutorial and the site say (smoke 0, bench and full 2).",
+        ),
+    ] = None,
+    language: LanguageOption = None,
 ) -> None:
     """Judge runs: outputs, image, device and throughput. Exit code 1 where one fails.
 
     Examples: harness check 2; harness check $(harness submit 2 --preset smoke)
     """
     project = Project.find()
-    runs = _chosen(project, tutorials, run, variant)
+    runs = with_families(project, _chosen(project, tutorials, run, variant))
     _wait(project, runs, timeout)
-    entries = judge(project, runs)
-    print_report(entries)
+    entries = judge(project, runs, reruns=rerun, timeout=timeout)
+    print_report(entries, language=chosen_language(language))
     page = write_reports(entries, project.root / report_folder)
     typer.echo(f"page: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
     if overall(entries) == "fail":
@@ -94,38 +109,80 @@ def cancel(tutorials: RunsArgument = None, run: RunOption = None) -> None:
 def report(
     limit: Annotated[int, typer.Option("--limit", "-n", help="Report this many of the newest runs.")] = 50,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the page, the JUnit file and the JSON.")
-    ] = Path(REPORT_FOLDER),
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for the page, the JUnit file and the JSON; with --markdown: the file."
+        ),
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="A comment for a pull request instead, to standard output or -o FILE.")
+    ] = False,
+    language: LanguageOption = None,
+    schema: Annotated[
+        str | None,
+        typer.Option("--schema", metavar="NAME", help=f"Print a JSON schema and end: {', '.join(SCHEMAS)}."),
+    ] = None,
 ) -> None:
-    """Write one page, one JUnit file and one JSON file about the newest runs.
+    """Write one page, one JUnit file and one JSON file about the newest runs, or a comment for a pull request.
 
-    Example: harness report -n 10
+    Examples: harness report -n 10; harness report --markdown --language zh -o comment.md;
+    harness report --schema report
     """
+    if schema is not None:
+        typer.echo(schema_text(schema), nl=False)
+        return
+    spoken = chosen_language(language)
     project = Project.find()
     records = list(islice(newest_runs(project), limit))
     if not records:
         raise UserError("there are no runs", where=str(project.runs), fix="harness submit TUTORIAL")
-    typer.echo(write_reports(judge(project, [r.paths for r in records]), project.root / output))
+    entries = judge(project, [r.paths for r in records])
+    if not markdown:
+        typer.echo(write_reports(entries, project.root / (output or REPORT_FOLDER)))
+    elif output is None:
+        typer.echo(render_markdown(entries, language=spoken), nl=False)
+    else:
+        typer.echo(write_markdown(output, entries, language=spoken))
 
 
-def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
-    """Judge runs, write each one's verdict into its folder, and record it in the history."""
-    found = []
+def judge(
+    project: Project, runs: Sequence[RunPaths], *, reruns: int | None = 0, timeout: float | None = None
+) -> list[ReportEntry]:
+    """Judge runs, write each one's verdict into its folder, and record it in the history.
+
+    Args:
+        reruns: how often each may be run again where its throughput is near a gate; None: as tutorial and site say.
+        timeout: for the re-runs to end, in seconds.
+    """
+
     tutorials: dict[str, Tutorial] = {}
-    for run, evidence in zip(runs, gather_all(project, runs), strict=True):
-        if (name := evidence.tutorial) is None:
-            raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
-        if name not in tutorials:
-            tutorials[name] = load_tutorial(project, name)
-        found.append((evidence, tutorials[name], expected_image(project, run)))
-    verdicts, problems = judge_all(project, found)
-    for run, verdict in zip(runs, verdicts, strict=True):
-        write_verdict(run, verdict)
-    for problem in [*problems, *record_verdicts(project, verdicts)]:
+
+    def load(wanted: Sequence[RunPaths]) -> list[Case]:
+        found: list[Case] = []
+        for run, evidence in zip(wanted, gather_all(project, wanted), strict=True):
+            if (name := evidence.tutorial) is None:
+                what = "neither ledger, job record nor result says which tutorial this is"
+                raise UserError(what, where=str(run.folder))
+            if name not in tutorials:
+                tutorials[name] = load_tutorial(project, name)
+            found.append((evidence, tutorials[name], expected_image(project, run)))
+        return found
+
+    judged = judge_until_decided(
+        project,
+        load(runs),
+        load=load,
+        wait=lambda new: _wait(project, new, timeout),
+        tell=lambda line: typer.echo(f"note: {line}", err=True),
+        limit=reruns,
+    )
+    for (evidence, _, _), verdict in zip(judged.cases, judged.verdicts, strict=True):
+        write_verdict(evidence.paths, verdict)
+    for problem in [*judged.problems, *record_verdicts(project, judged.verdicts)]:
         typer.echo(f"warning: {problem}", err=True)
     return [
         report_entry(verdict, evidence, tutorial)
-        for verdict, (evidence, tutorial, _) in zip(verdicts, found, strict=True)
+        for verdict, (evidence, tutorial, _) in zip(judged.verdicts, judged.cases, strict=True)
     ]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.errors import HarnessError
 from harness.history.location import history_of
 from harness.history.store import History, Point, SeriesKey, series_of
+from harness.hooks import SiteHooks, load_hooks
 from harness.judge.background import Background, OtherRun
 from harness.judge.judge import judge_run
 from harness.judge.verdict import Verdict
@@ -21,35 +23,74 @@ Case = tuple[Evidence, Tutorial, ExpectedImage | None]
 
 
 def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], list[str]]:
-    """Judge runs of one campaign together: runs of the same thing decide about its throughput together.
+    """Judge runs; a run and its re-runs decide about its throughput together.
+
+    Only those: a slow run is not made right by others that somebody made at another time.
 
     Returns:
         The verdicts, in order, and a line for each history that could not be read: it costs the comparison with
         earlier runs, nothing else, and the verdicts say so.
     """
     roofs = tuple(load_roofs(project.roofs))
+    # Without the site's hooks, which are asked once.
     alone = [judge_run(evidence, tutorial, image, Background(roofs=roofs)) for evidence, tutorial, image in cases]
+    backgrounds, problems = _backgrounds(project, cases, alone, Background(roofs=roofs))
+    hooks: dict[str, SiteHooks] = {}
+    verdicts = []
+    for (evidence, tutorial, image), verdict, background in zip(cases, alone, backgrounds, strict=True):
+        site = evidence.fact("site") or DEFAULT_SITE
+        if site not in hooks:
+            hooks[site] = load_hooks(project, site)
+        unchanged = background is None and not hooks[site].hooks
+        known = background or Background(roofs=roofs)
+        verdicts.append(verdict if unchanged else judge_run(evidence, tutorial, image, known, hooks[site]))
+    return verdicts, problems
+
+
+def _backgrounds(
+    project: Project, cases: Sequence[Case], alone: Sequence[Verdict], common: Background
+) -> tuple[list[Background | None], list[str]]:
+    """What each run is held against beside ``common``, None for nothing; a series is asked for once, for all runs."""
+    firsts = [first_of(evidence) for evidence, _, _ in cases]
     series: dict[SeriesKey, list[int]] = {}
     for index, verdict in enumerate(alone):
         if found := series_of(verdict):
             series.setdefault(found[0], []).append(index)
     histories = _Histories(project)
     ids = {verdict.run.run_id for verdict in alone}
-    verdicts = list(alone)
+    backgrounds: list[Background | None] = [None] * len(alone)
     for key, members in series.items():
         earlier = _earlier(histories, key, [alone[index] for index in members])
-        repeats = {index: repeat for index in members if (repeat := _repeat(key, alone[index])) is not None}
+        families: dict[str, dict[int, OtherRun]] = {}
+        for index in members:
+            if (repeat := _repeat(key, alone[index])) is not None:
+                families.setdefault(firsts[index], {})[index] = repeat
         for index in members:
             points = earlier.get(alone[index].run.run_id)
-            if points is None:
+            family = families.get(firsts[index], {})
+            repeats = tuple(repeat for other, repeat in family.items() if other != index)
+            if points is None and not repeats:
                 continue
-            background = Background(
-                roofs=roofs,
-                earlier=tuple(_other(point) for point in points if point.run_id not in ids),
-                repeats=tuple(repeat for other, repeat in repeats.items() if other != index),
+            backgrounds[index] = replace(
+                common,
+                earlier=tuple(_other(point) for point in points or () if point.run_id not in ids),
+                repeats=repeats,
             )
-            verdicts[index] = judge_run(*cases[index], background)
-    return verdicts, histories.problems
+    return backgrounds, histories.problems
+
+
+def first_of(evidence: Evidence) -> str:
+    """Id of the run that this one repeats; its own where it repeats none."""
+    return str(evidence.ledger.get("rerun_of") or evidence.paths.run_id)
+
+
+def decides(verdict: Verdict) -> bool:
+    """Whether a run's rate counts: all is right with it but, perhaps, that it is slow."""
+    found = series_of(verdict)
+    if found is None:
+        return False
+    about_speed = {found[1].key, (*found[1].key[:2], f"{found[1].name}.history")}
+    return all(check.status != "fail" or check.key in about_speed for check in verdict.checks)
 
 
 class _Histories:
@@ -86,11 +127,11 @@ def _earlier(histories: _Histories, key: SeriesKey, verdicts: Sequence[Verdict])
 
 
 def _repeat(key: SeriesKey, verdict: Verdict) -> OtherRun | None:
-    """A run as its campaign's other runs of the same thing see it; None where it says nothing about them."""
-    check = verdict.headline
-    if check is None or check.value is None or check.status == "fail":
+    """A run as the others of its family see it; None where it does not count."""
+    found = series_of(verdict)
+    if found is None or found[1].value is None or not decides(verdict):
         return None
-    return OtherRun(check.value, key.unit, key.device, key.device_count, verdict.run.gpu_shared)
+    return OtherRun(found[1].value, key.unit, key.device, key.device_count, verdict.run.gpu_shared)
 
 
 def _other(point: Point) -> OtherRun:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.judge.said import say
+
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 MAX_VALUES = 5_000_000  # values of one array that are looked at; more would take a Python program minutes
 
@@ -47,13 +49,33 @@ class StoredArray:
             ValueError: more than ``MAX_VALUES``, in Fortran's order, not numbers, or fewer bytes than the shape needs.
         """
         if self.size > MAX_VALUES:
-            raise ValueError(f"holds {self.size:,} values; at most {MAX_VALUES:,} are compared: write a sample of them")
+            raise ValueError(
+                say(
+                    "holds {size} values; at most {most} are compared: write a sample of them",
+                    "含有 {size} 个数值；最多比较 {most} 个：请写出样本",
+                    size=f"{self.size:,}",
+                    most=f"{MAX_VALUES:,}",
+                )
+            )
         if self.by_columns and len(self.shape) > 1:
-            raise ValueError("is stored in Fortran's order; save numpy.ascontiguousarray of it")
+            raise ValueError(
+                say(
+                    "is stored in Fortran's order; save numpy.ascontiguousarray of it",
+                    "以 Fortran 顺序存储；请保存 numpy.ascontiguousarray 的结果",
+                )
+            )
         width, decode = _decoder(self.dtype)
         data = self.load()
         if len(data) != width * self.size:
-            raise ValueError(f"holds {len(data)} bytes for {self.size:,} values of {self.dtype}")
+            raise ValueError(
+                say(
+                    "holds {bytes} bytes for {size} values of {dtype}",
+                    "{size} 个 {dtype} 数值却有 {bytes} 字节",
+                    bytes=len(data),
+                    size=f"{self.size:,}",
+                    dtype=self.dtype,
+                )
+            )
         return decode(data, self.big_endian)
 
 
@@ -103,7 +125,14 @@ def _decoder(dtype: str) -> tuple[int, Callable[[bytes, bool], Sequence[float]]]
     if dtype == "bfloat16":
         return 2, brain
     if dtype not in _TYPECODES:
-        raise ValueError(f"is of type {dtype}, whose values cannot be compared; valid: {', '.join(DTYPES)}")
+        raise ValueError(
+            say(
+                "is of type {dtype}, whose values cannot be compared; valid: {valid}",
+                "类型为 {dtype}，其数值不能比较；可用：{valid}",
+                dtype=dtype,
+                valid=", ".join(DTYPES),
+            )
+        )
     return array(_TYPECODES[dtype]).itemsize, plain
 
 
@@ -145,33 +174,43 @@ def _read_npz(path: Path) -> dict[str, StoredArray]:
 
                 found[name.removesuffix(".npy")] = _npy_header(head, entry.file_size, load)[1]
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise ValueError(f"is not an .npz file, or was cut short: {error}") from error
+        text = say("is not an .npz file, or was cut short: {error}", "不是 .npz 文件，或被截断：{error}", error=error)
+        raise ValueError(text) from error
     return found
 
 
 def _npy_header(head: bytes, size: int, load: Callable[[], bytes]) -> tuple[int, StoredArray]:
     """(offset of the data, the array) of an .npy file of ``size`` bytes that begins with ``head``."""
     if head[:6] != b"\x93NUMPY" or len(head) < 12:
-        raise ValueError("is not an .npy file: its first bytes are not those of one")
+        raise ValueError(
+            say("is not an .npy file: its first bytes are not those of one", "不是 .npy 文件：开头字节不符")
+        )
     wide = head[6] >= 2
     length = struct.unpack("<I", head[8:12])[0] if wide else struct.unpack("<H", head[8:10])[0]
     offset = (12 if wide else 10) + length
     if offset > len(head):
-        raise ValueError("is an .npy file whose header was cut short")
+        raise ValueError(say("is an .npy file whose header was cut short", "是文件头被截断的 .npy 文件"))
     try:
         header = ast.literal_eval(head[12 if wide else 10 : offset].decode("utf-8" if head[6] >= 3 else "latin-1"))
         description, shape = header["descr"], tuple(header["shape"])
         by_columns = bool(header["fortran_order"])
         valid = isinstance(description, str) and all(type(n) is int and n >= 0 for n in shape)
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"is an .npy file whose header makes no sense ({type(error).__name__})") from error
+        text = say(
+            "is an .npy file whose header makes no sense ({kind})",
+            "是文件头无意义的 .npy 文件（{kind}）",
+            kind=type(error).__name__,
+        )
+        raise ValueError(text) from error
     if not valid:
-        raise ValueError("is an .npy file of records or objects, not of numbers")
+        raise ValueError(
+            say("is an .npy file of records or objects, not of numbers", "是记录或对象的 .npy 文件，不是数值")
+        )
     kind = description[1:]
     found = StoredArray(shape, _NUMPY.get(kind, kind), description[0] == ">", load, by_columns)
     width = int(kind[1:]) if kind[1:].isdecimal() and kind in _NUMPY else None
     if width is not None and size - offset != width * found.size:
-        raise ValueError(f"was cut short: {size - offset} bytes of data, its header promises {width * found.size}")
+        raise ValueError(_cut_short(size - offset, width * found.size))
     return offset, found
 
 
@@ -181,13 +220,21 @@ def _read_safetensors(path: Path) -> dict[str, StoredArray]:
         first = stream.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise ValueError("is not a safetensors file: its header's length makes no sense")
+            raise ValueError(
+                say(
+                    "is not a safetensors file: its header's length makes no sense",
+                    "不是 safetensors 文件：文件头长度无意义",
+                )
+            )
         try:
             header = json.loads(stream.read(length))
         except (ValueError, RecursionError) as error:
-            raise ValueError("is not a safetensors file: its header is not JSON") from error
+            text = say("is not a safetensors file: its header is not JSON", "不是 safetensors 文件：文件头不是 JSON")
+            raise ValueError(text) from error
     if not isinstance(header, dict):
-        raise ValueError("is not a safetensors file: its header is no object")
+        raise ValueError(
+            say("is not a safetensors file: its header is no object", "不是 safetensors 文件：文件头不是对象")
+        )
     found = {}
     end = 0
     start = 8 + int(length)
@@ -198,9 +245,9 @@ def _read_safetensors(path: Path) -> dict[str, StoredArray]:
             dtype, shape, (begin, stop) = str(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
             sound = all(type(n) is int and n >= 0 for n in (*shape, begin, stop)) and begin <= stop
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"is a safetensors file whose entry '{name}' makes no sense") from error
+            raise ValueError(_no_sense(name)) from error
         if not sound:
-            raise ValueError(f"is a safetensors file whose entry '{name}' makes no sense")
+            raise ValueError(_no_sense(name))
         end = max(end, stop)
 
         def load(begin: int = begin, stop: int = stop) -> bytes:
@@ -210,5 +257,22 @@ def _read_safetensors(path: Path) -> dict[str, StoredArray]:
 
         found[name] = StoredArray(shape, _SAFETENSORS.get(dtype, dtype), False, load)
     if start + end != size:
-        raise ValueError(f"was cut short: {size - start} bytes of data, its header promises {end}")
+        raise ValueError(_cut_short(size - start, end))
     return found
+
+
+def _cut_short(found: int, promised: int) -> str:
+    return say(
+        "was cut short: {found} bytes of data, its header promises {promised}",
+        "被截断：数据有 {found} 字节，文件头声明 {promised} 字节",
+        found=found,
+        promised=promised,
+    )
+
+
+def _no_sense(entry: str) -> str:
+    return say(
+        "is a safetensors file whose entry '{entry}' makes no sense",
+        "是条目“{entry}”无意义的 safetensors 文件",
+        entry=entry,
+    )

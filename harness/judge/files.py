@@ -15,6 +15,7 @@ from harness.files import sha256_of
 from harness.judge.arrays import MAX_VALUES, StoredArray, read_arrays
 from harness.judge.finding import Finding, StepOutputs, listed
 from harness.judge.numbers import finite, shown
+from harness.judge.said import Said, say, why
 from harness.run.result import OutputFile
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -30,10 +31,16 @@ def recorded_file(outputs: StepOutputs, name: str, *, min_bytes: int = 1) -> Pat
     """
     record = next((file for file in outputs.step.files if file.path == name), None)
     if record is None:
-        raise ValueError(f"is not among the files the step recorded: {listed(f.path for f in outputs.step.files)}")
+        raise ValueError(
+            say(
+                "is not among the files the step recorded: {files}",
+                "不在该步骤记录的文件之中：{files}",
+                files=listed(f.path for f in outputs.step.files),
+            )
+        )
     path = outputs.folder / name
     problem = file_problem(path, record, min_bytes)
-    if problem:
+    if problem is not None:
         raise ValueError(problem)
     return path
 
@@ -43,18 +50,37 @@ def recorded_names(outputs: StepOutputs, pattern: str) -> list[str]:
     return sorted(file.path for file in outputs.step.files if fnmatchcase(file.path, pattern))
 
 
-def file_problem(path: Path, record: OutputFile, min_bytes: int) -> str | None:
+def file_problem(path: Path, record: OutputFile, min_bytes: int) -> Said | None:
     """Why the file is not the one the step recorded, or None."""
     if not path.is_file():
-        return f"was recorded but is not in the run folder (looked for {path.parent.name}/{path.name})"
+        return say(
+            "was recorded but is not in the run folder (looked for {path})",
+            "有记录，但不在运行目录中（查找了 {path}）",
+            path=f"{path.parent.name}/{path.name}",
+        )
     size = path.stat().st_size
     if size < min_bytes:
-        return f"has {size} bytes, expected at least {min_bytes}"
+        return say(
+            "has {size} bytes, expected at least {least}",
+            "有 {size} 字节，至少应有 {least}",
+            size=size,
+            least=min_bytes,
+        )
     if size != record.bytes:
-        return f"has {size} bytes, the run recorded {record.bytes}: it was changed or cut after the run"
+        return say(
+            "has {size} bytes, the run recorded {recorded}: it was changed or cut after the run",
+            "有 {size} 字节，运行记录的是 {recorded}：它在运行之后被改动或截断",
+            size=size,
+            recorded=record.bytes,
+        )
     digest = sha256_of(path)
     if digest != record.sha256.lower():
-        return f"has the digest {digest[:12]}…, the run recorded {record.sha256[:12]}…: it was changed after the run"
+        return say(
+            "has the digest {digest}…, the run recorded {recorded}…: it was changed after the run",
+            "摘要为 {digest}…，运行记录的是 {recorded}…：它在运行之后被改动",
+            digest=digest[:12],
+            recorded=record.sha256[:12],
+        )
     return None
 
 
@@ -63,9 +89,10 @@ def judged_file(name: str, expected: str, judge: Callable[[], Finding]) -> Findi
     try:
         return judge()._replace(expected=expected)
     except OSError as error:
-        return Finding("fail", f"{name} cannot be read: {error.strerror}", expected=expected)
+        message = say("{name} cannot be read: {why}", "{name} 不能读取：{why}", name=name, why=error.strerror)
     except ValueError as error:
-        return Finding("fail", f"{name} {error}", expected=expected)
+        message = say("{name} {why}", "{name} {why}", name=name, why=why(error))
+    return Finding("fail", message, expected=expected)
 
 
 def judge_file(expectation: FileExpectation, outputs: StepOutputs) -> Finding:
@@ -77,8 +104,16 @@ def judge_file(expectation: FileExpectation, outputs: StepOutputs) -> Finding:
         size = path.stat().st_size
         if expectation.format == "png":
             width, height = png_size(path)
-            return Finding("pass", f"{expectation.name}: PNG, {width} × {height} pixels", size)
-        return Finding("pass", f"{expectation.name}: {size:,} bytes, digest as recorded", size)
+            picture = {"name": expectation.name, "width": width, "height": height}
+            message = say("{name}: PNG, {width} × {height} pixels", "{name}：PNG，{width} × {height} 像素", **picture)
+            return Finding("pass", message, size)
+        message = say(
+            "{name}: {size} bytes, digest as recorded",
+            "{name}：{size} 字节，摘要与记录一致",
+            name=expectation.name,
+            size=f"{size:,}",
+        )
+        return Finding("pass", message, size)
 
     return judged_file(expectation.name, f"a {kind} of at least {expectation.min_bytes} bytes", judge)
 
@@ -92,15 +127,20 @@ def png_size(path: Path) -> tuple[int, int]:
     with path.open("rb") as stream:
         head = stream.read(24)
         if head[:8] != PNG_MAGIC:
-            raise ValueError(f"is not a PNG: it starts with {shown(head[:8])}")
+            raise ValueError(
+                say("is not a PNG: it starts with {head}", "不是 PNG：以 {head} 开头", head=shown(head[:8]))
+            )
         if len(head) < 24 or head[12:16] != b"IHDR":
-            raise ValueError("is not a PNG: its header is not IHDR")
+            raise ValueError(say("is not a PNG: its header is not IHDR", "不是 PNG：文件头不是 IHDR"))
         width, height = struct.unpack(">II", head[16:24])
         if not (width and height):
-            raise ValueError(f"is an empty PNG of {width} × {height} pixels")
+            size = f"{width} × {height}"
+            raise ValueError(say("is an empty PNG of {size} pixels", "是 {size} 像素的空 PNG", size=size))
         stream.seek(-min(8, stream.seek(0, 2)), 2)
         if stream.read(8) != PNG_END:
-            raise ValueError("is a PNG that was cut short: its end mark is missing")
+            raise ValueError(
+                say("is a PNG that was cut short: its end mark is missing", "是被截断的 PNG：缺少结束标记")
+            )
     return int(width), int(height)
 
 
@@ -115,20 +155,50 @@ def judge_array(expectation: ArrayExpectation, outputs: StepOutputs) -> Finding:
         found = read_arrays(recorded_file(outputs, expectation.name))
         for name, wanted in expectation.arrays.items():
             if name not in found:
-                raise ValueError(f"has no array '{name}'; it holds: {listed(found)}")
+                raise ValueError(
+                    say(
+                        "has no array '{name}'; it holds: {found}",
+                        "没有数组“{name}”；含有：{found}",
+                        name=name,
+                        found=listed(found),
+                    )
+                )
             array = found[name]
             fits = len(array.shape) == len(wanted.shape) and all(
                 length == asked or (asked == -1 and length > 0)
                 for length, asked in zip(array.shape, wanted.shape, strict=False)
             )
             if not fits:
-                raise ValueError(f"has '{name}' of shape {_shape(array.shape)}, expected {_shape(wanted.shape)}")
+                raise ValueError(
+                    say(
+                        "has '{name}' of shape {found}, expected {wanted}",
+                        "数组“{name}”的形状是 {found}，应为 {wanted}",
+                        name=name,
+                        found=_shape(array.shape),
+                        wanted=_shape(wanted.shape),
+                    )
+                )
             if wanted.dtype is not None and array.dtype != wanted.dtype:
-                raise ValueError(f"has '{name}' of type {array.dtype}, expected {wanted.dtype}")
+                raise ValueError(
+                    say(
+                        "has '{name}' of type {found}, expected {wanted}",
+                        "数组“{name}”的类型是 {found}，应为 {wanted}",
+                        name=name,
+                        found=array.dtype,
+                        wanted=wanted.dtype,
+                    )
+                )
             if expectation.finite:
                 _check_finite(name, array)
         total = sum(found[name].size for name in expectation.arrays)
-        return Finding("pass", f"{expectation.name}: {len(found)} arrays, {total:,} values judged", total)
+        message = say(
+            "{name}: {arrays} arrays, {total} values judged",
+            "{name}：{arrays} 个数组，检查了 {total} 个数值",
+            name=expectation.name,
+            arrays=len(found),
+            total=f"{total:,}",
+        )
+        return Finding("pass", message, total)
 
     return judged_file(expectation.name, expected, judge)
 
@@ -136,12 +206,27 @@ def judge_array(expectation: ArrayExpectation, outputs: StepOutputs) -> Finding:
 def _check_finite(name: str, array: StoredArray) -> None:
     if array.size > MAX_VALUES:
         raise ValueError(
-            f"has '{name}' of {array.size:,} values, too many to look for NaN (at most {MAX_VALUES:,}); "
-            "write a sample of them, or say finite = false"
+            say(
+                "has '{name}' of {size} values, too many to look for NaN (at most {most}); "
+                "write a sample of them, or say finite = false",
+                "数组“{name}”有 {size} 个数值，多到无法逐个检查 NaN（最多 {most} 个）；请写出样本，或设 finite = false",
+                name=name,
+                size=f"{array.size:,}",
+                most=f"{MAX_VALUES:,}",
+            )
         )
     for index, value in enumerate(array.values()):
         if finite(value) is None:
-            raise ValueError(f"has '{name}' with {value} at position {index} of {array.size}")
+            raise ValueError(
+                say(
+                    "has '{name}' with {value} at position {index} of {size}",
+                    "数组“{name}”在第 {index} 位（共 {size} 位）为 {value}",
+                    name=name,
+                    value=value,
+                    index=index,
+                    size=array.size,
+                )
+            )
 
 
 def _shape(shape: list[int] | tuple[int, ...]) -> str:
@@ -162,22 +247,52 @@ def judge_table(expectation: TableExpectation, outputs: StepOutputs) -> Finding:
                 rows = csv.reader(stream, strict=True)
                 header = next(rows, None)
                 if header is None:
-                    raise ValueError("has no header line")
+                    raise ValueError(say("has no header line", "没有表头行"))
                 absent = [column for column in expectation.columns if column not in header]
                 if absent:
-                    raise ValueError(f"has no column '{absent[0]}'; it holds: {listed(header)}")
+                    raise ValueError(
+                        say(
+                            "has no column '{column}'; it holds: {header}",
+                            "没有“{column}”列；含有：{header}",
+                            column=absent[0],
+                            header=listed(header),
+                        )
+                    )
                 count = 0
                 for row in rows:
                     if not row:
                         continue
                     count += 1
                     if len(row) != len(header):
-                        raise ValueError(f"has {len(row)} cells in row {count}, its header has {len(header)}")
+                        raise ValueError(
+                            say(
+                                "has {cells} cells in row {row}, its header has {header}",
+                                "第 {row} 行有 {cells} 格，表头有 {header} 格",
+                                cells=len(row),
+                                row=count,
+                                header=len(header),
+                            )
+                        )
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"is not a CSV file in UTF-8: {error}") from error
+            text = say("is not a CSV file in UTF-8: {error}", "不是 UTF-8 的 CSV 文件：{error}", error=error)
+            raise ValueError(text) from error
         if count < expectation.min_rows or (expectation.max_rows is not None and count > expectation.max_rows):
-            raise ValueError(f"has {count} rows, expected {expected}")
-        return Finding("pass", f"{expectation.name}: {count} rows, {len(header)} columns", count)
+            raise ValueError(
+                say(
+                    "has {count} rows, expected {expected}",
+                    "有 {count} 行，要求 {expected}",
+                    count=count,
+                    expected=expected,
+                )
+            )
+        message = say(
+            "{name}: {rows} rows, {columns} columns",
+            "{name}：{rows} 行，{columns} 列",
+            name=expectation.name,
+            rows=count,
+            columns=len(header),
+        )
+        return Finding("pass", message, count)
 
     return judged_file(expectation.name, expected, judge)
 
@@ -189,15 +304,17 @@ def judge_json(expectation: JsonExpectation, outputs: StepOutputs) -> Finding:
         try:
             data = json.loads(read_text(recorded_file(outputs, expectation.name)))
         except RecursionError as error:
-            raise ValueError("is nested too deeply") from error
+            raise ValueError(say("is nested too deeply", "嵌套过深")) from error
         except json.JSONDecodeError as error:
-            raise ValueError(f"is not JSON: {error}") from error
+            raise ValueError(say("is not JSON: {error}", "不是 JSON：{error}", error=error)) from error
         for key in expectation.keys:
             value = _value_at(data, key)
             unsound = isinstance(value, float) and finite(value) is None
             if value is None or value == "" or value == [] or value == {} or unsound:
-                raise ValueError(f"has {shown(value)} at '{key}'")
-        return Finding("pass", f"{expectation.name}: all of {', '.join(expectation.keys)} are there")
+                raise ValueError(say("has {value} at '{key}'", "“{key}”处为 {value}", value=shown(value), key=key))
+        keys = ", ".join(expectation.keys)
+        message = say("{name}: all of {keys} are there", "{name}：{keys} 都在", name=expectation.name, keys=keys)
+        return Finding("pass", message)
 
     return judged_file(expectation.name, f"the keys {', '.join(expectation.keys)}", judge)
 
@@ -211,8 +328,17 @@ def _value_at(data: Any, key: str) -> Any:
         elif isinstance(place, list) and part.isdecimal() and len(part) < 10 and int(part) < len(place):
             place = place[int(part)]
         else:
-            holds = listed(map(str, place)) if isinstance(place, dict) else f"a {type(place).__name__}"
-            raise ValueError(f"has no '{key}': where '{part}' should be it holds {holds}")
+            kind = type(place).__name__
+            holds = listed(map(str, place)) if isinstance(place, dict) else say("a {kind}", "{kind}", kind=kind)
+            raise ValueError(
+                say(
+                    "has no '{key}': where '{part}' should be it holds {holds}",
+                    "没有“{key}”：应有“{part}”之处是 {holds}",
+                    key=key,
+                    part=part,
+                    holds=holds,
+                )
+            )
     return place
 
 
@@ -224,8 +350,21 @@ def read_text(path: Path) -> str:
     """
     size = path.stat().st_size
     if size > MAX_TEXT_BYTES:
-        raise ValueError(f"has {size:,} bytes; texts of at most {MAX_TEXT_BYTES:,} are judged")
+        raise ValueError(
+            say(
+                "has {size} bytes; texts of at most {most} are judged",
+                "有 {size} 字节；只检查不超过 {most} 字节的文本",
+                size=f"{size:,}",
+                most=f"{MAX_TEXT_BYTES:,}",
+            )
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from error
+        text = say(
+            "is not UTF-8 text ({reason} at byte {start})",
+            "不是 UTF-8 文本（第 {start} 字节：{reason}）",
+            reason=error.reason,
+            start=error.start,
+        )
+        raise ValueError(text) from error

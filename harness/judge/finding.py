@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.judge.said import Said, same, say
 from harness.judge.verdict import Status
 from harness.run.result import StepResult
 
@@ -15,7 +16,7 @@ class Finding(NamedTuple):
     """What a check found: its status, one line, the number behind it, and what would have passed."""
 
     status: Status
-    message: str
+    message: Said
     value: float | None = None
     expected: str | None = None
     samples: tuple[float, ...] = ()
@@ -33,12 +34,22 @@ OtherStep = Callable[[str], StepOutputs | None]
 """The outputs of another step of the run, or None where it is not in the result."""
 
 
-def missing(name: str, step: StepResult) -> str:
+def missing(name: str, step: StepResult) -> Said:
     """The message for an output the step did not report."""
-    return f"the step did not report '{name}'; it reported: {listed(step.outputs)}"
+    return say(
+        "the step did not report '{name}'; it reported: {found}",
+        "该步骤没有报告“{name}”；它报告了：{found}",
+        name=name,
+        found=listed(step.outputs),
+    )
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> Said:
     """At most eight names, in order, and how many more there are; ``nothing`` for none."""
     every = sorted(names)
-    return ", ".join(every[:8]) + (f" and {len(every) - 8} more" if len(every) > 8 else "") or "nothing"
+    if not every:
+        return say("nothing", "无")
+    first = ", ".join(every[:8])
+    if len(every) <= 8:
+        return same(first)
+    return say("{first} and {more} more", "{first} 等（另有 {more} 个）", first=first, more=len(every) - 8)

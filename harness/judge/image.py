@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from harness.judge.said import Said, same, say
 from harness.judge.verdict import Check, Status
 from harness.run.evidence import Evidence, ExpectedImage
 from harness.run.result import RunResult, StepResult
 from harness.tutorial import Tutorial
 
+_DeviceRuling = tuple[Status, Said, str | None]
 
-def judge_image(evidence: Evidence, tutorial: Tutorial, expected: ExpectedImage | None, absent: str) -> list[Check]:
+
+def judge_image(evidence: Evidence, tutorial: Tutorial, expected: ExpectedImage | None, absent: Said) -> list[Check]:
     """Digest, definition, and one device check per step; ``absent`` says why, where there is no result at all."""
     image = evidence.result.image if evidence.result else None
     digest = image.sha256 if image else None
@@ -16,55 +19,97 @@ def judge_image(evidence: Evidence, tutorial: Tutorial, expected: ExpectedImage 
     wanted = expected.sha256 if expected else None
     wanted_definition = expected.definition_sha256 if expected else None
     missing = absent if evidence.result is None else None
-    devices = [_device(evidence, step.name, absent) for step in tutorial.steps]
+    devices = [_device(evidence, tutorial, step.name, absent) for step in tutorial.steps]
     return [
-        _digest("digest", "image", digest, wanted, missing, known=expected is not None),
+        _image(evidence, digest, wanted, missing, known=expected is not None),
         _definition(definition, wanted_definition, missing, known=expected is not None),
         *devices,
     ]
 
 
-def _digest(name: str, noun: str, found: str | None, wanted: str | None, missing: str | None, *, known: bool) -> Check:
-    def check(status: Status, message: str) -> Check:
-        return Check(group="image", name=name, status=status, message=message, expected=wanted and f"sha256:{wanted}")
+_IMAGE, _DEFINITION = say("image", "镜像"), say("definition", "定义文件")
+
+
+def _image(evidence: Evidence, found: str | None, wanted: str | None, missing: Said | None, *, known: bool) -> Check:
+    """The digest; and of a run that its job script recorded, that somebody vouched for the image."""
+    check = _digest("digest", _IMAGE, found, wanted, missing, known=known)
+    if check.status != "pass" or evidence.job.get("signed_by", "?"):
+        return check
+    message = say(
+        "the image's signature was not verified: ALLOW_UNSIGNED was set; publish and sign it (make build-sif), or "
+        "submit without ALLOW_UNSIGNED",
+        "镜像签名未经验证：设置了 ALLOW_UNSIGNED；请发布并签名镜像（make build-sif），或去掉 ALLOW_UNSIGNED 重新提交",
+    )
+    return check.model_copy(update={"status": "fail", "message": message, "message_zh": message.zh})
+
+
+def _digest(
+    name: str, noun: Said, found: str | None, wanted: str | None, missing: Said | None, *, known: bool
+) -> Check:
+    def check(status: Status, message: Said) -> Check:
+        return Check(
+            group="image",
+            name=name,
+            status=status,
+            message=message,
+            message_zh=message.zh,
+            expected=wanted and f"sha256:{wanted}",
+        )
 
     if missing is not None:
-        return check("fail", f"{noun} unknown: {missing}")
+        return check("fail", say("{noun} unknown: {missing}", "{noun}未知：{missing}", noun=noun, missing=missing))
     if not known or not wanted:
         return check(
             "fail",
-            "no image is on record to compare with, so nobody can say that this run used the right one; "
-            "build or publish the image first (make build-sif)",
+            say(
+                "no image is on record to compare with, so nobody can say that this run used the right one; "
+                "build or publish the image first (make build-sif)",
+                "没有可对照的镜像记录，无法确认本次运行用的是正确镜像；请先构建或发布镜像（make build-sif）",
+            ),
         )
     if not found:
         return check(
             "fail",
-            f"the run recorded no {noun} digest: the program ran outside an image; start it through the job script",
+            say(
+                "the run recorded no {noun} digest: the program ran outside an image; start it through the job script",
+                "运行没有记录{noun}摘要：程序在镜像之外运行；请通过作业脚本启动",
+                noun=noun,
+            ),
         )
     if found.lower() != wanted.lower():
         return check(
             "fail",
-            f"the run used the {noun} {found[:12]}…, not {wanted[:12]}…; the image was rebuilt since: submit again",
+            say(
+                "the run used the {noun} {found}…, not {wanted}…; the image was rebuilt since: submit again",
+                "运行使用的{noun}是 {found}…，而不是 {wanted}…；镜像此后已重新构建：请重新提交",
+                noun=noun,
+                found=found[:12],
+                wanted=wanted[:12],
+            ),
         )
-    return check("pass", f"{noun} {found[:12]}… is the expected one")
+    message = say("{noun} {found}… is the expected one", "{noun} {found}… 符合要求", noun=noun, found=found[:12])
+    return check("pass", message)
 
 
-def _definition(found: str | None, wanted: str | None, missing: str | None, *, known: bool) -> Check:
+def _definition(found: str | None, wanted: str | None, missing: Said | None, *, known: bool) -> Check:
     if missing is None and known and wanted is None:
-        message = "the definition of the expected image is not on record; its digest already settles which image it is"
-        return Check(group="image", name="definition", status="skip", message=message)
-    return _digest("definition", "definition", found, wanted, missing, known=known)
+        message = say(
+            "the definition of the expected image is not on record; its digest already settles which image it is",
+            "没有该镜像定义文件的记录；镜像摘要已足以确认是哪个镜像",
+        )
+        return Check(group="image", name="definition", status="skip", message=message, message_zh=message.zh)
+    return _digest("definition", _DEFINITION, found, wanted, missing, known=known)
 
 
-def _device(evidence: Evidence, step_name: str, absent: str) -> Check:
+def _device(evidence: Evidence, tutorial: Tutorial, step_name: str, absent: Said) -> Check:
     result = evidence.result
     step = result.steps.get(step_name) if result else None
     if result is None or step is None:
-        reason = absent if result is None else f"step '{step_name}' is not in result.json"
-        status, message, expected = _fail(f"device unknown: {reason}")
+        reason = absent if result is None else not_in_result(step_name)
+        status, message, expected = _fail(say("device unknown: {reason}", "设备未知：{reason}", reason=reason))
     else:
         status, message, expected = _device_ruling(
-            evidence.variant or result.variant, result, step, _gpus_given(evidence)
+            evidence.variant or result.variant, result, step, _gpus_given(evidence, tutorial)
         )
     return Check(
         group="image",
@@ -72,45 +117,72 @@ def _device(evidence: Evidence, step_name: str, absent: str) -> Check:
         name="device",
         status=status,
         message=message,
+        message_zh=message.zh,
         value=step.device.count if step and step.device else None,
         expected=expected,
     )
 
 
-def _device_ruling(
-    variant: str, result: RunResult, step: StepResult, gpus_given: int
-) -> tuple[Status, str, str | None]:
+def _device_ruling(variant: str, result: RunResult, step: StepResult, gpus_given: int) -> _DeviceRuling:
     device = step.device
     if variant == "cpu":
         if device is None:
-            return _fail("the step recorded no device")
+            return _fail(say("the step recorded no device", "该步骤没有记录设备"))
         if device.kind != "cpu":
-            return _fail(f"the CPU variant computed on {device.name}; its floor does not hold there")
-        return "pass", f"{device.count} CPU threads on {device.name}", None
+            message = say(
+                "the CPU variant computed on {device}; its floor does not hold there",
+                "CPU 版本在 {device} 上计算；其下限在那里不适用",
+                device=device.name,
+            )
+            return _fail(message)
+        message = say(
+            "{count} CPU threads on {device}", "{device}，{count} 个 CPU 线程", count=device.count, device=device.name
+        )
+        return "pass", message, None
     wanted = max(1, result.gpus_requested, gpus_given)
     expected = f"{wanted} GPU{'s' if wanted > 1 else ''}"
     if device is None:
-        return _fail("the step recorded no device, so nobody can say that it used the GPU", expected)
+        message = say(
+            "the step recorded no device, so nobody can say that it used the GPU",
+            "该步骤没有记录设备，无法确认它使用了 GPU",
+        )
+        return _fail(message, expected)
     if device.kind == "cpu":
-        return _fail(
+        message = say(
             "CPU fallback: the CUDA variant computed on the CPU; "
             "the image was started without --nv, the node's driver is too old, or the job has no GPU (--gres=gpu:1)",
-            expected,
+            "退回到了 CPU：CUDA 版本在 CPU 上计算；镜像启动时没有 --nv、节点驱动过旧，或作业没有 GPU（--gres=gpu:1）",
         )
+        return _fail(message, expected)
     if device.count < wanted:
-        return _fail(
-            f"used {device.count} of the {wanted} GPUs asked for; see CUDA_VISIBLE_DEVICES and the launcher in the log",
-            expected,
+        message = say(
+            "used {count} of the {wanted} GPUs asked for; see CUDA_VISIBLE_DEVICES and the launcher in the log",
+            "申请了 {wanted} 个 GPU，只用了 {count} 个；请查看日志中的 CUDA_VISIBLE_DEVICES 和启动器",
+            count=device.count,
+            wanted=wanted,
         )
-    shared = ", shared with other jobs" if result.gpu_shared else ""
-    return "pass", f"{device.count} × {device.name}{shared}", expected
+        return _fail(message, expected)
+    shared = say(", shared with other jobs", "，与其他作业共享") if result.gpu_shared else same("")
+    devices = say(
+        "{count} × {name}{shared}", "{count} × {name}{shared}", count=device.count, name=device.name, shared=shared
+    )
+    return "pass", devices, expected
 
 
-def _gpus_given(evidence: Evidence) -> int:
-    """How many GPUs the job script counted, 0 where it does not say."""
+def _gpus_given(evidence: Evidence, tutorial: Tutorial) -> int:
+    """How many GPUs the job script counted; where neither it nor the result says, what the tutorial asks for."""
     text = evidence.fact("gpus") or ""
-    return int(text) if text.isdecimal() and len(text) < 6 else 0
+    counted = int(text) if text.isdecimal() and len(text) < 6 else 0
+    if counted or (evidence.result and evidence.result.gpus_requested):
+        return counted
+    resources = tutorial.resources.get("cuda")
+    return resources.nodes * resources.gpus_per_node if resources else 0
 
 
-def _fail(message: str, expected: str | None = None) -> tuple[Status, str, str | None]:
+def _fail(message: Said, expected: str | None = None) -> _DeviceRuling:
     return "fail", message, expected
+
+
+def not_in_result(step: str) -> Said:
+    """Why nothing can be said of a step."""
+    return say("step '{step}' is not in result.json", "result.json 中没有步骤“{step}”", step=step)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import get_args
 
 from harness.files import write_whole
+from harness.hooks import NO_HOOKS, SiteHooks
 from harness.judge.background import NOTHING, Background
 from harness.judge.causes import explain
 from harness.judge.image import judge_image
 from harness.judge.outputs import judge_outputs
 from harness.judge.plan import plan_checks
 from harness.judge.run_state import judge_run_state, why_absent
+from harness.judge.site_checks import judge_site
 from harness.judge.throughput import judge_throughput
 from harness.judge.verdict import Check, RunFacts, Verdict
 from harness.run.evidence import Evidence, ExpectedImage
@@ -25,6 +27,7 @@ def judge_run(
     tutorial: Tutorial,
     expected_image: ExpectedImage | None,
     background: Background = NOTHING,
+    hooks: SiteHooks = NO_HOOKS,
 ) -> Verdict:
     """Judge one run by its tutorial.
 
@@ -33,6 +36,7 @@ def judge_run(
         tutorial: the tutorial that was asked for.
         expected_image: the image it must have used; None (nobody knows) is a failure.
         background: other runs and measured roofs, as far as the caller knows any.
+        hooks: the site's own checks and metrics.
 
     Returns:
         A verdict whose checks are exactly those of :func:`harness.judge.plan.plan_checks`.
@@ -44,6 +48,7 @@ def judge_run(
         *judge_image(evidence, tutorial, expected_image, absent),
         *judge_outputs(evidence, tutorial, preset, absent),
         *judge_throughput(evidence, tutorial, absent, background),
+        *judge_site(evidence, tutorial, hooks),
     ]
     if evidence.result is None:
         checks = _mark_consequences(checks)
@@ -51,7 +56,7 @@ def judge_run(
     answered = {check.key: check for check in checks}
     return Verdict(
         run=run_facts(evidence, tutorial),
-        checks=tuple(answered[key] for key in plan_checks(tutorial, preset)),
+        checks=tuple(answered[key] for key in plan_checks(tutorial, preset, hooks)),
         cause=cause,
     )
 

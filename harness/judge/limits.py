@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.gpu import bandwidth_of, gpu_limits, tflops_of
+from harness.judge.said import Said, same, say
 from harness.roof import MeasuredRoof, roof_for
 from harness.run.result import Device
 from harness.tutorial import Throughput
@@ -39,7 +40,7 @@ class Roof:
     text: str
 
 
-def device_roof(device: Device, roofs: Sequence[MeasuredRoof] = ()) -> tuple[Roof | None, str]:
+def device_roof(device: Device, roofs: Sequence[MeasuredRoof] = ()) -> tuple[Roof | None, Said]:
     """(roof, why there is none).
 
     Of a GPU: the table by name and compute capability; else what was measured on the same model; else what follows from
@@ -48,14 +49,16 @@ def device_roof(device: Device, roofs: Sequence[MeasuredRoof] = ()) -> tuple[Roo
     if device.kind == "cpu":
         flops = device.count * CPU_FLOP_PER_CYCLE * CPU_MAX_HZ
         text = f"{device.count} threads × {CPU_FLOP_PER_CYCLE} FLOP/cycle × {CPU_MAX_HZ / 1e9:g} GHz"
-        return Roof(flops, None, 1.0, device.count, text), ""
+        return Roof(flops, None, 1.0, device.count, text), same("")
     found = _by_name(device) or _measured(device, roofs) or _by_clocks(device)
     if found is None:
-        return None, (
-            f"the peak of '{device.name}' is not in harness/gpu.py and was not measured; "
-            "measure it on its node: harness roof"
+        return None, say(
+            "the peak of '{device}' is not in harness/gpu.py and was not measured; "
+            "measure it on its node: harness roof",
+            "“{device}”的峰值不在 harness/gpu.py 中，也没有实测；请在其节点上测量：harness roof",
+            device=device.name,
         )
-    return found, ""
+    return found, same("")
 
 
 def _by_name(device: Device) -> Roof | None:

@@ -31,33 +31,75 @@ from harness.judge.files import (
     recorded_file,
 )
 from harness.judge.finding import Finding, OtherStep, StepOutputs, listed, missing
+from harness.judge.image import not_in_result
 from harness.judge.numbers import finite, shown
 from harness.judge.pictures import judge_images
-from harness.judge.plan import output_names
+from harness.judge.plan import OUTPUTS_JUDGED, output_names
+from harness.judge.said import Said, say
+from harness.judge.said import same as same_text
 from harness.judge.verdict import Check, Status
 from harness.run.evidence import Evidence
 from harness.run.result import StepResult
 from harness.tutorial import PresetName, Tutorial
 
 
-def judge_outputs(evidence: Evidence, tutorial: Tutorial, preset: PresetName, absent: str) -> list[Check]:
-    """One check per expectation of the preset; ``absent`` says why, where there is no result at all."""
+def judge_outputs(evidence: Evidence, tutorial: Tutorial, preset: PresetName, absent: Said) -> list[Check]:
+    """Whether any output was judged, then one check per expectation of the preset.
+
+    Args:
+        absent: says why, where there is no result at all.
+    """
     expected = tutorial.expected(preset)
-    return [
+    checks = [
         _check(expectation, name, evidence, absent)
         for expectation, name in zip(expected, output_names(expected), strict=True)
     ]
+    return [_judged(checks, preset, absent), *checks]
 
 
-def _check(expectation: Expectation, name: str, evidence: Evidence, absent: str) -> Check:
+def _judged(checks: Sequence[Check], preset: PresetName, absent: Said) -> Check:
+    """A run of which no output was looked at has not passed, whatever the rest says."""
+    judged = 0 if absent else sum(check.status != "skip" for check in checks)
+    if absent:
+        message = say("no output was judged: {absent}", "没有判定任何输出：{absent}", absent=absent)
+    elif not checks:
+        message = say(
+            "the tutorial expects no output of the preset {preset}, so nothing shows that it is right; "
+            "add an expectation to tutorial.toml",
+            "教程没有为预设 {preset} 规定任何输出，无法说明结果正确；请在 tutorial.toml 中添加 expectation",
+            preset=preset,
+        )
+    elif not judged:
+        message = say(
+            "none of the {count} expectations applies to this run, so nothing shows that its outputs are right",
+            "{count} 项输出要求都不适用于本次运行，无法说明输出正确",
+            count=len(checks),
+        )
+    else:
+        message = say(
+            "{judged} of {count} expectations apply",
+            "{count} 项输出要求中有 {judged} 项适用",
+            judged=judged,
+            count=len(checks),
+        )
+    return Check(
+        group="output",
+        name=OUTPUTS_JUDGED,
+        status="pass" if judged else "fail",
+        message=message,
+        message_zh=message.zh,
+    )
+
+
+def _check(expectation: Expectation, name: str, evidence: Evidence, absent: Said) -> Check:
     def outputs_of(step_name: str) -> StepOutputs | None:
         step = evidence.result.steps.get(step_name) if evidence.result else None
         return StepOutputs(step, evidence.paths.outputs(step_name)) if step else None
 
     outputs = outputs_of(expectation.step)
     if outputs is None:
-        reason = absent if evidence.result is None else f"step '{expectation.step}' is not in result.json"
-        finding = Finding("fail", f"not produced: {reason}")
+        reason = absent if evidence.result is None else not_in_result(expectation.step)
+        finding = Finding("fail", say("not produced: {reason}", "没有产生：{reason}", reason=reason))
     else:
         finding = _applies(expectation, outputs.step) or judge_output(expectation, outputs, outputs_of)
     return Check(
@@ -66,6 +108,7 @@ def _check(expectation: Expectation, name: str, evidence: Evidence, absent: str)
         name=name,
         status=finding.status,
         message=finding.message,
+        message_zh=finding.message.zh,
         value=finding.value,
         expected=finding.expected,
         samples=finding.samples,
@@ -76,10 +119,22 @@ def _applies(expectation: Expectation, step: StepResult) -> Finding | None:
     """None where the expectation applies; a skip where ``when`` says it does not; a failure where nobody knows."""
     for key, wanted in expectation.when.items():
         if key not in step.outputs:
-            return Finding("fail", f"whether this applies depends on the output '{key}', which the step did not report")
+            message = say(
+                "whether this applies depends on the output '{key}', which the step did not report",
+                "是否适用取决于输出“{key}”，而该步骤没有报告它",
+                key=key,
+            )
+            return Finding("fail", message)
         found = step.outputs[key]
         if found != wanted or isinstance(found, bool) != isinstance(wanted, bool):
-            return Finding("skip", f"applies only when {key} is {shown(wanted)}; here it is {shown(found)}")
+            message = say(
+                "applies only when {key} is {wanted}; here it is {found}",
+                "仅当 {key} 为 {wanted} 时适用；此处为 {found}",
+                key=key,
+                wanted=shown(wanted),
+                found=shown(found),
+            )
+            return Finding("skip", message)
     return None
 
 
@@ -117,8 +172,11 @@ def judge_exact(expectation: ExactExpectation, step: StepResult) -> Finding:
         return Finding("fail", missing(expectation.name, step), expected=expected)
     found = step.outputs[expectation.name]
     same = _identical(found, expectation.equals)
-    message = f"{expectation.name} is {shown(found)}" + ("" if same else f", expected {expected}")
-    return Finding("pass" if same else "fail", message, finite(found), expected)
+    parts = {"name": expectation.name, "found": shown(found), "expected": expected}
+    if same:
+        return Finding("pass", say("{name} is {found}", "{name} 为 {found}", **parts), finite(found), expected)
+    message = say("{name} is {found}, expected {expected}", "{name} 为 {found}，应为 {expected}", **parts)
+    return Finding("fail", message, finite(found), expected)
 
 
 def _identical(one: Any, other: Any) -> bool:
@@ -135,21 +193,34 @@ def judge_number(expectation: NumberExpectation, step: StepResult) -> Finding:
     raw = step.outputs[expectation.name]
     value = finite(raw)
     if value is None:
-        return Finding("fail", f"{expectation.name} is {shown(raw)}, which is not a finite number", expected=expected)
+        message = say(
+            "{name} is {found}, which is not a finite number",
+            "{name} 为 {found}，不是有限数",
+            name=expectation.name,
+            found=shown(raw),
+        )
+        return Finding("fail", message, expected=expected)
     too_low = expectation.min is not None and value < expectation.min
     too_high = expectation.max is not None and value > expectation.max
     # The edge of the tolerance belongs to it also where the subtraction rounds.
     slack = _tolerance(expectation) * (1 + 1e-9)
     off = expectation.equals is not None and not abs(value - expectation.equals) <= slack
     status: Status = "fail" if too_low or too_high or off else "pass"
-    return Finding(status, f"{expectation.name} = {shown(value)}, expected {expected}", value, expected)
+    message = say(
+        "{name} = {value}, expected {expected}",
+        "{name} = {value}，应为 {expected}",
+        name=expectation.name,
+        value=shown(value),
+        expected=_range(expectation),
+    )
+    return Finding(status, message, value, expected)
 
 
 def _tolerance(expectation: NumberExpectation) -> float:
     return expectation.tolerance + expectation.rel_tolerance * abs(expectation.equals or 0.0)
 
 
-def _range(expectation: NumberExpectation) -> str:
+def _range(expectation: NumberExpectation) -> Said:
     parts = []
     if expectation.min is not None:
         parts.append(f"≥ {shown(expectation.min)}")
@@ -157,7 +228,7 @@ def _range(expectation: NumberExpectation) -> str:
         parts.append(f"≤ {shown(expectation.max)}")
     if expectation.equals is not None:
         parts.append(f"{shown(expectation.equals)} ± {shown(_tolerance(expectation))}")
-    return " and ".join(parts)
+    return Said(" and ".join(parts), " 且 ".join(parts))
 
 
 def judge_text(expectation: TextExpectation, outputs: StepOutputs) -> Finding:
@@ -169,28 +240,43 @@ def judge_text(expectation: TextExpectation, outputs: StepOutputs) -> Finding:
     def judge(text: str) -> Finding:
         found = re.search(expectation.pattern, text, re.MULTILINE)
         if found is None:
-            return Finding("fail", f"{expectation.name} does not match: it is {shown(text, limit=120)}")
+            message = say(
+                "{name} does not match: it is {text}",
+                "{name} 不匹配：内容是 {text}",
+                name=expectation.name,
+                text=shown(text, limit=120),
+            )
+            return Finding("fail", message)
         bad = re.search(expectation.forbidden, text, re.MULTILINE) if expectation.forbidden else None
         if bad is not None:
-            return Finding("fail", f"{expectation.name} holds {shown(bad[0], limit=80)}, which it must not")
-        return Finding("pass", f"{expectation.name} holds {shown(found[0], limit=80)}")
+            message = say(
+                "{name} holds {text}, which it must not",
+                "{name} 含有不该出现的 {text}",
+                name=expectation.name,
+                text=shown(bad[0], limit=80),
+            )
+            return Finding("fail", message)
+        text = shown(found[0], limit=80)
+        return Finding("pass", say("{name} holds {text}", "{name} 含有 {text}", name=expectation.name, text=text))
 
     if expectation.in_file:
         return judged_file(
             expectation.name, expected, lambda: judge(read_text(recorded_file(outputs, expectation.name)))
         )
     text, problem = _text(expectation.name, outputs.step)
-    return (Finding("fail", problem) if problem else judge(text))._replace(expected=expected)
+    return (judge(text) if problem is None else Finding("fail", problem))._replace(expected=expected)
 
 
-def _text(name: str, step: StepResult) -> tuple[str, str]:
-    """(the text output, why it is none): one of the two is empty."""
+def _text(name: str, step: StepResult) -> tuple[str, Said | None]:
+    """(the text output, why it is none): empty, or None."""
     if name not in step.outputs:
         return "", missing(name, step)
     found = step.outputs[name]
     if not isinstance(found, str):
-        return "", f"{name} is {shown(found)}, which is not a text"
-    return (found, "") if found.strip() else ("", f"{name} is empty")
+        return "", say(
+            "{name} is {found}, which is not a text", "{name} 为 {found}，不是文本", name=name, found=shown(found)
+        )
+    return (found, None) if found.strip() else ("", say("{name} is empty", "{name} 为空", name=name))
 
 
 def judge_curve(expectation: CurveExpectation, step: StepResult) -> Finding:
@@ -199,71 +285,118 @@ def judge_curve(expectation: CurveExpectation, step: StepResult) -> Finding:
     if expectation.name not in step.outputs:
         return Finding("fail", missing(expectation.name, step), expected=expected)
     points, problem = _points(expectation.name, step.outputs[expectation.name])
-    if problem:
+    if problem is not None:
         return Finding("fail", problem, expected=expected)
     if len(points) < expectation.min_points:
-        message = f"{expectation.name} has {len(points)} points, expected at least {expectation.min_points}"
+        message = say(
+            "{name} has {count} points, expected at least {least}",
+            "{name} 有 {count} 个点，至少应有 {least} 个",
+            name=expectation.name,
+            count=len(points),
+            least=expectation.min_points,
+        )
         return Finding("fail", message, expected=expected, samples=points)
-    message = f"{expectation.name} went from {shown(points[0])} to {shown(points[-1])} over {len(points)} points"
+    message = say(
+        "{name} went from {first} to {last} over {count} points",
+        "{name} 在 {count} 个点上从 {first} 变到 {last}",
+        name=expectation.name,
+        first=shown(points[0]),
+        last=shown(points[-1]),
+        count=len(points),
+    )
     wrong = _out_of_bounds(expectation, points)
     wrong = _wrong_way(expectation, points) if wrong is None else wrong
     if wrong is not None:
-        return Finding("fail", f"{message}, expected {expected}{wrong}", points[-1], expected, points)
+        message = say(
+            "{message}, expected {expected}{wrong}",
+            "{message}，要求 {expected}{wrong}",
+            message=message,
+            expected=expected,
+            wrong=wrong,
+        )
+        return Finding("fail", message, points[-1], expected, points)
     return Finding("pass", message, points[-1], expected, points)
 
 
-def _curve_text(expectation: CurveExpectation) -> str:
-    way = f"{expectation.direction} " if expectation.direction else ""
-    text = f"{way}over at least {expectation.min_points} points"
+_WAYS = {"increasing": say("increasing ", "上升"), "decreasing": say("decreasing ", "下降"), None: same_text("")}
+
+
+def _curve_text(expectation: CurveExpectation) -> Said:
+    text = say(
+        "{way}over at least {count} points",
+        "至少 {count} 个点{way}",
+        way=_WAYS[expectation.direction],
+        count=expectation.min_points,
+    )
     if expectation.min_change:
-        text += f" by at least {shown(expectation.min_change)}"
+        change = shown(expectation.min_change)
+        text = say("{text} by at least {change}", "{text}，变化至少 {change}", text=text, change=change)
     if expectation.monotone:
-        text += " without a step back"
-        text += f" of more than {shown(expectation.slack)}" if expectation.slack else ""
-    if expectation.min is not None:
-        text += f", ≥ {shown(expectation.min)}"
-    if expectation.max is not None:
-        text += f", ≤ {shown(expectation.max)}"
-    return text
+        slack = shown(expectation.slack)
+        if expectation.slack:
+            text = say(
+                "{text} without a step back of more than {slack}", "{text}，回退不超过 {slack}", text=text, slack=slack
+            )
+        else:
+            text = say("{text} without a step back", "{text}，不得回退", text=text)
+    bounds = "" if expectation.min is None else f", ≥ {shown(expectation.min)}"
+    bounds += "" if expectation.max is None else f", ≤ {shown(expectation.max)}"
+    return say("{text}{bounds}", "{text}{bounds}", text=text, bounds=bounds)
 
 
-def _points(name: str, raw: Any) -> tuple[tuple[float, ...], str]:
-    """(the points, why they are none): one of the two is empty."""
+def _points(name: str, raw: Any) -> tuple[tuple[float, ...], Said | None]:
+    """(the points, why they are none): empty, or None."""
     if not isinstance(raw, list):
-        return (), f"{name} is {shown(raw)}, which is not a list of numbers"
+        found = shown(raw)
+        return (), say(
+            "{name} is {raw}, which is not a list of numbers", "{name} 为 {raw}，不是数列", name=name, raw=found
+        )
     if not raw:
-        return (), f"{name} is an empty list"
+        return (), say("{name} is an empty list", "{name} 是空列表", name=name)
     points: list[float] = []
     for index, entry in enumerate(raw):
         point = finite(entry)
         if point is None:
-            return (), f"point {index + 1} of {len(raw)} of {name} is {shown(entry)}, not a finite number"
+            return (), say(
+                "point {index} of {count} of {name} is {entry}, not a finite number",
+                "{name} 的第 {index} 点（共 {count} 点）为 {entry}，不是有限数",
+                index=index + 1,
+                count=len(raw),
+                name=name,
+                entry=shown(entry),
+            )
         points.append(point)
-    return tuple(points), ""
+    return tuple(points), None
 
 
-def _out_of_bounds(expectation: CurveExpectation, points: Sequence[float]) -> str | None:
+def _out_of_bounds(expectation: CurveExpectation, points: Sequence[float]) -> Said | None:
     """The offending point, to be added to a message; None where there is none."""
     for index, point in enumerate(points):
         low = expectation.min is not None and point < expectation.min
         if low or (expectation.max is not None and point > expectation.max):
-            return f": point {index + 1} is {shown(point)}"
+            return say(": point {n} is {value}", "：第 {n} 点为 {value}", n=index + 1, value=shown(point))
     return None
 
 
-def _wrong_way(expectation: CurveExpectation, points: Sequence[float]) -> str | None:
+def _wrong_way(expectation: CurveExpectation, points: Sequence[float]) -> Said | None:
     """What to add to a message that names both ends; None where the curve moves as it should."""
     if expectation.direction is None:
         return None
     sign = 1 if expectation.direction == "increasing" else -1
     gain = sign * (points[-1] - points[0])
     if not (gain > 0 and gain >= expectation.min_change * (1 - 1e-9)):
-        return ""
+        return same_text("")
     if expectation.monotone:
         for index in range(1, len(points)):
             back = -sign * (points[index] - points[index - 1])
             if back > expectation.slack * (1 + 1e-9):
-                return f": point {index + 1} steps back from {shown(points[index - 1])} to {shown(points[index])}"
+                return say(
+                    ": point {n} steps back from {before} to {after}",
+                    "：第 {n} 点从 {before} 退到 {after}",
+                    n=index + 1,
+                    before=shown(points[index - 1]),
+                    after=shown(points[index]),
+                )
     return None
 
 
@@ -273,14 +406,28 @@ def judge_changed(expectation: ChangedExpectation, outputs: StepOutputs, other: 
     expected = f"another text than {other_name} of step '{expectation.other_step}'"
     before = other(expectation.other_step)
     if before is None:
-        return Finding("fail", f"step '{expectation.other_step}' is not in result.json", expected=expected)
+        return Finding("fail", not_in_result(expectation.other_step), expected=expected)
     new, problem = _text(expectation.name, outputs.step)
     old, other_problem = _text(other_name, before.step)
-    if problem or other_problem:
-        return Finding("fail", problem or f"step '{expectation.other_step}': {other_problem}", expected=expected)
+    if problem is not None:
+        return Finding("fail", problem, expected=expected)
+    if other_problem is not None:
+        template, chinese = "step '{step}': {problem}", "步骤“{step}”：{problem}"
+        message = say(template, chinese, step=expectation.other_step, problem=other_problem)
+        return Finding("fail", message, expected=expected)
     if new.split() == old.split():
-        return Finding("fail", f"{expectation.name} did not change: still {shown(new, limit=120)}", expected=expected)
-    message = f"{expectation.name} changed from {shown(old, limit=80)} to {shown(new, limit=80)}"
+        text = shown(new, limit=120)
+        message = say(
+            "{name} did not change: still {text}", "{name} 没有变化：仍为 {text}", name=expectation.name, text=text
+        )
+        return Finding("fail", message, expected=expected)
+    message = say(
+        "{name} changed from {old} to {new}",
+        "{name} 从 {old} 变为 {new}",
+        name=expectation.name,
+        old=shown(old, limit=80),
+        new=shown(new, limit=80),
+    )
     return Finding("pass", message, expected=expected)
 
 
@@ -291,17 +438,25 @@ def judge_same(expectation: SameExpectation, outputs: StepOutputs, other: OtherS
     expected = f"as {other_name} of step '{expectation.other_step}' within {limit}"
     partner = other(expectation.other_step)
     if partner is None:
-        return Finding("fail", f"step '{expectation.other_step}' is not in result.json", expected=expected)
+        return Finding("fail", not_in_result(expectation.other_step), expected=expected)
 
     def judge() -> Finding:
         mine, theirs = _series(expectation, outputs, expectation.name), _series(expectation, partner, other_name)
         if mine.keys() != theirs.keys():
-            raise ValueError(f"holds {listed(mine)}; the other holds {listed(theirs)}")
+            both = {"mine": listed(mine), "theirs": listed(theirs)}
+            raise ValueError(say("holds {mine}; the other holds {theirs}", "含有 {mine}；另一方含有 {theirs}", **both))
         worst, count = 0.0, 0
         for name, values in mine.items():
             worst = max(worst, _worst(name, values, theirs[name], expectation))
             count += len(values)
-        return Finding("pass", f"{expectation.name}: {count:,} values agree, largest difference {shown(worst)}", worst)
+        message = say(
+            "{name}: {count} values agree, largest difference {worst}",
+            "{name}：{count} 个数值一致，最大差 {worst}",
+            name=expectation.name,
+            count=f"{count:,}",
+            worst=shown(worst),
+        )
+        return Finding("pass", message, worst)
 
     return judged_file(expectation.name, expected, judge)
 
@@ -311,13 +466,13 @@ def _series(expectation: SameExpectation, outputs: StepOutputs, name: str) -> di
     if expectation.in_file:
         arrays = read_arrays(recorded_file(outputs, name))
         if not arrays:
-            raise ValueError(f"({name}) holds no arrays")
+            raise ValueError(say("({name}) holds no arrays", "（{name}）不含数组", name=name))
         return {f"{key} {array.shape}": array.values() for key, array in arrays.items()}
     if name not in outputs.step.outputs:
         raise ValueError(missing(name, outputs.step))
     raw = outputs.step.outputs[name]
     points, problem = _points(name, raw if isinstance(raw, list) else [raw])
-    if problem:
+    if problem is not None:
         raise ValueError(problem)
     return {"values": points}
 
@@ -325,12 +480,29 @@ def _series(expectation: SameExpectation, outputs: StepOutputs, name: str) -> di
 def _worst(name: str, mine: Sequence[float], theirs: Sequence[float], expectation: SameExpectation) -> float:
     """The largest difference; ValueError where the series differ in length, by more than the tolerance, or are NaN."""
     if len(mine) != len(theirs) or not mine:
-        raise ValueError(f"holds {len(mine)} values in {name}, the other {len(theirs)}")
+        raise ValueError(
+            say(
+                "holds {mine} values in {name}, the other {theirs}",
+                "在 {name} 中有 {mine} 个数值，另一方有 {theirs} 个",
+                mine=len(mine),
+                name=name,
+                theirs=len(theirs),
+            )
+        )
     worst = 0.0
     for index, (one, other) in enumerate(zip(mine, theirs, strict=True)):
         apart = abs(one - other)
         # A NaN compares as false, so it is caught here as well.
         if not apart <= (expectation.tolerance + expectation.rel_tolerance * abs(other)) * (1 + 1e-9):
-            raise ValueError(f"differs in {name} at position {index}: {shown(one)} and {shown(other)}")
+            raise ValueError(
+                say(
+                    "differs in {name} at position {index}: {one} and {other}",
+                    "在 {name} 的第 {index} 位不同：{one} 与 {other}",
+                    name=name,
+                    index=index,
+                    one=shown(one),
+                    other=shown(other),
+                )
+            )
         worst = max(worst, apart)
     return worst

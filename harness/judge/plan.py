@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from harness.hooks import NO_HOOKS, SiteHooks
 from harness.judge.verdict import Group
 from harness.tutorial import Expectation, PresetName, Tutorial
 
@@ -19,6 +20,7 @@ class CheckKey(NamedTuple):
 
 RUN_CHECKS = ("job", "result", "identity")
 IMAGE_CHECKS = ("digest", "definition")
+OUTPUTS_JUDGED = "judged"
 
 
 def throughput_names(metric: str) -> tuple[str, str, str, str]:
@@ -44,7 +46,7 @@ def output_names(expectations: Sequence[Expectation]) -> list[str]:
     return names
 
 
-def plan_checks(tutorial: Tutorial, preset: PresetName) -> tuple[CheckKey, ...]:
+def plan_checks(tutorial: Tutorial, preset: PresetName, hooks: SiteHooks = NO_HOOKS) -> tuple[CheckKey, ...]:
     """Keys of the checks :func:`harness.judge.judge_run` answers for a run of ``preset``, in that order."""
     steps = [step.name for step in tutorial.steps]
     expected = tutorial.expected(preset)
@@ -53,6 +55,7 @@ def plan_checks(tutorial: Tutorial, preset: PresetName) -> tuple[CheckKey, ...]:
         *(CheckKey("run", step, "completed") for step in steps),
         *(CheckKey("image", None, name) for name in IMAGE_CHECKS),
         *(CheckKey("image", step, "device") for step in steps),
+        CheckKey("output", None, OUTPUTS_JUDGED),
         *(
             CheckKey("output", expectation.step, name)
             for expectation, name in zip(expected, output_names(expected), strict=True)
@@ -61,4 +64,5 @@ def plan_checks(tutorial: Tutorial, preset: PresetName) -> tuple[CheckKey, ...]:
             CheckKey("throughput", tutorial.throughput.step, name)
             for name in throughput_names(tutorial.throughput.metric)
         ),
+        *(CheckKey("site", None, hook.name) for hook in hooks.hooks),
     )

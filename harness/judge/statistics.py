@@ -32,6 +32,7 @@ MIN_DROP = 0.05  # the smallest relative drop that is called one, however quiet 
 MAD_FACTOR = 3.0  # robust standard deviations
 MIN_EARLIER = 5
 RUNS_TO_DECIDE = 3
+FLOOR_BAND = 0.15  # half-width of a floor's noise: three times the 5 % by which runs on one node class scatter
 CONFIDENCE = 0.95  # with which the stated drop would be noticed
 
 WARM_UP_WITHIN = 0.05  # a first sample within this of the steady rate is no warm-up
@@ -94,6 +95,18 @@ def decide(values: Sequence[float], limit: float, *, higher_is_better: bool = Tr
         return "needs re-run" if bad else "good"
     median = statistics.median(values)
     return "bad" if is_worse(median, limit, higher_is_better=higher_is_better) else "good"
+
+
+def decide_floor(values: Sequence[float], near: float, fail: float, *, higher_is_better: bool = True) -> Decision:
+    """As :func:`decide` by ``near`` (the warning, or the floor itself), but a first run far beyond ``fail`` is bad.
+
+    Far: by more than ``FLOOR_BAND``. A node that is that slow is not made faster by asking again.
+    """
+    decision = decide(values, near, higher_is_better=higher_is_better)
+    far = fail * (1 - FLOOR_BAND if higher_is_better else 1 + FLOOR_BAND)
+    if decision == "needs re-run" and is_worse(values[0], far, higher_is_better=higher_is_better):
+        return "bad"
+    return decision
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.judge.background import NOTHING, Background, OtherRun, comparable
+from harness.judge.image import not_in_result
 from harness.judge.limits import Bounds, Roof, device_roof, highest_rate, lowest_rate
 from harness.judge.numbers import finite, shown
 from harness.judge.plan import throughput_names
+from harness.judge.said import Said, same, say
 from harness.judge.statistics import (
     CONFIDENCE,
     MIN_EARLIER,
     RUNS_TO_DECIDE,
     decide,
+    decide_floor,
     drift,
     is_worse,
     learn,
@@ -39,12 +42,13 @@ HEADLINE_TOLERANCE = 0.01
 
 class _Ruling(NamedTuple):
     status: Status
-    message: str
+    message: Said
     expected: str | None = None
+    rerun: bool = False
 
 
 def judge_throughput(
-    evidence: Evidence, tutorial: Tutorial, absent: str, background: Background = NOTHING
+    evidence: Evidence, tutorial: Tutorial, absent: Said, background: Background = NOTHING
 ) -> list[Check]:
     """The four throughput checks.
 
@@ -57,18 +61,16 @@ def judge_throughput(
     problem = problem or (_unsound(metric, spec) if metric else None)
     step = evidence.result.steps.get(spec.step) if evidence.result else None
     device = step.device if step else None
-    roof, no_roof = device_roof(device, background.roofs) if device else (None, "the step recorded no device")
+    roof, no_roof = device_roof(device, background.roofs) if device else (None, _NO_DEVICE)
     limit, no_limit = _limit(spec, roof, no_roof)
     bounds = lowest_rate(spec, evidence.variant, roof)
     value = finite(metric.value) if metric else None
 
     if metric is None or value is None or problem:
-        cause = problem or "no value"
+        cause = problem or say("no value", "没有数值")
         rulings = [
             _Ruling("fail", cause, _bounds_text(bounds, spec)),
-            _Ruling("fail", f"no sound value to compare with the limit: {cause}"),
-            _Ruling("fail", f"no sound value to check for steadiness: {cause}", STEADY_RULE),
-            _Ruling("fail", f"no sound value to compare with earlier runs: {cause}"),
+            *(_Ruling("fail", say(en, zh, cause=cause), rule) for en, zh, rule in _NO_SOUND_VALUE),
         ]
     else:
         shared = bool(evidence.result and evidence.result.gpu_shared)
@@ -86,6 +88,7 @@ def judge_throughput(
             name=name,
             status=ruling.status,
             message=ruling.message,
+            message_zh=ruling.message.zh,
             value=value,
             unit=metric.unit if metric else None,
             expected=ruling.expected,
@@ -93,52 +96,108 @@ def judge_throughput(
             limit=limit,
             fraction_of_limit=finite(value / limit) if value is not None and limit else None,
             samples=_finite_samples(metric) if index == 0 else (),
+            rerun=ruling.rerun,
         )
         for index, (name, ruling) in enumerate(zip(throughput_names(spec.metric), rulings, strict=True))
     ]
 
 
-def _limit(spec: Throughput, roof: Roof | None, no_roof: str) -> tuple[float | None, str]:
+_NO_DEVICE = say("the step recorded no device", "该步骤没有记录设备")
+_NO_SOUND_VALUE = (
+    (
+        "no sound value to compare with the limit: {cause}",
+        "没有可与上限比较的可靠数值：{cause}",
+        None,
+    ),
+    ("no sound value to check for steadiness: {cause}", "没有可检查平稳性的可靠数值：{cause}", STEADY_RULE),
+    ("no sound value to compare with earlier runs: {cause}", "没有可与以往运行比较的可靠数值：{cause}", None),
+)
+
+
+def _limit(spec: Throughput, roof: Roof | None, no_roof: Said) -> tuple[float | None, Said]:
     """(the highest rate the hardware allows, why there is none)."""
     if spec.flop_per_unit is None and spec.bytes_per_unit is None:
-        return None, "the tutorial does not state the work per unit (flop_per_unit)"
+        return None, say(
+            "the tutorial does not state the work per unit (flop_per_unit)",
+            "教程没有说明每单位的计算量（flop_per_unit）",
+        )
     if not spec.unit.endswith("/s"):
-        return None, f"the unit {spec.unit!r} is not per second"
+        return None, say("the unit {unit} is not per second", "单位 {unit} 不是每秒", unit=repr(spec.unit))
     if roof is None:
         return None, no_roof
     limit = highest_rate(spec, roof)
-    return limit, "" if limit else "what is known of the device does not bound this work"
+    return limit, same("") if limit else say(
+        "what is known of the device does not bound this work", "已知的设备参数不能限定这项计算"
+    )
 
 
-def _find(evidence: Evidence, spec: Throughput, absent: str) -> tuple[Metric | None, str | None]:
-    if evidence.result is None:
-        return None, f"not measured: {absent}"
-    step = evidence.result.steps.get(spec.step)
+def _find(evidence: Evidence, spec: Throughput, absent: Said) -> tuple[Metric | None, Said | None]:
+    step = evidence.result.steps.get(spec.step) if evidence.result else None
     if step is None:
-        return None, f"not measured: step '{spec.step}' is not in result.json"
+        reason = absent if evidence.result is None else not_in_result(spec.step)
+        return None, say("not measured: {reason}", "没有测得：{reason}", reason=reason)
     metric = step.metrics.get(spec.metric)
     if metric is None:
-        reported = ", ".join(sorted(step.metrics)) or "none"
-        return None, f"the metric '{spec.metric}' is missing; step '{spec.step}' reported: {reported}"
+        reported = ", ".join(sorted(step.metrics)) or say("none", "无")
+        return None, say(
+            "the metric '{metric}' is missing; step '{step}' reported: {reported}",
+            "缺少指标“{metric}”；步骤“{step}”报告了：{reported}",
+            metric=spec.metric,
+            step=spec.step,
+            reported=reported,
+        )
     return metric, None
 
 
-def _unsound(metric: Metric, spec: Throughput) -> str | None:
+_HIGHER, _LOWER = say("higher", "越高"), say("lower", "越低")
+
+
+def _unsound(metric: Metric, spec: Throughput) -> Said | None:
     """Why the metric cannot be judged, or None."""
     value = finite(metric.value)
+    name = spec.metric
     if metric.unit != spec.unit:
-        return f"{spec.metric} is in {shown(metric.unit)}, the tutorial states {shown(spec.unit)}"
+        return say(
+            "{name} is in {found}, the tutorial states {wanted}",
+            "{name} 的单位是 {found}，教程规定的是 {wanted}",
+            name=name,
+            found=shown(metric.unit),
+            wanted=shown(spec.unit),
+        )
     if metric.higher_is_better != spec.higher_is_better:
-        says, states = ("higher", "lower") if metric.higher_is_better else ("lower", "higher")
-        return f"{spec.metric} says that {says} is better, the tutorial states {states}"
+        says, states = (_HIGHER, _LOWER) if metric.higher_is_better else (_LOWER, _HIGHER)
+        return say(
+            "{name} says that {says} is better, the tutorial states {states}",
+            "{name} 声称{says}越好，教程规定{states}越好",
+            name=name,
+            says=says,
+            states=states,
+        )
     if value is None or value <= 0:
-        return f"{spec.metric} is {shown(metric.value)} {metric.unit}, which is not a positive finite number"
+        return say(
+            "{name} is {value} {unit}, which is not a positive finite number",
+            "{name} 为 {value} {unit}，不是正的有限数",
+            name=name,
+            value=shown(metric.value),
+            unit=metric.unit,
+        )
     if len(_finite_samples(metric)) != len(metric.samples) or any(sample <= 0 for sample in metric.samples):
-        return f"{spec.metric} has raw samples that are not positive finite numbers"
+        return say(
+            "{name} has raw samples that are not positive finite numbers",
+            "{name} 的原始样本不全是正的有限数",
+            name=name,
+        )
     if metric.samples:
         median = statistics.median(metric.samples)
         if abs(value - median) > HEADLINE_TOLERANCE * median:
-            return f"{spec.metric} is {shown(value)} {metric.unit} but the median of its samples is {shown(median)}"
+            return say(
+                "{name} is {value} {unit} but the median of its samples is {median}",
+                "{name} 为 {value} {unit}，但其样本的中位数是 {median}",
+                name=name,
+                value=shown(value),
+                unit=metric.unit,
+                median=shown(median),
+            )
     return None
 
 
@@ -154,41 +213,69 @@ def _sign(spec: Throughput) -> str:
     return "≥" if spec.higher_is_better else "≤"
 
 
-RERUN = f"needs re-run: the median of {RUNS_TO_DECIDE} runs decides"
+RERUN = say(
+    "; needs re-run: the median of {runs} runs decides", "；需要重跑：由 {runs} 次运行的中位数决定", runs=RUNS_TO_DECIDE
+)
+_NOTHING = same("")
 
 
 def judge_floor(values: Sequence[float], bounds: Bounds | None, spec: Throughput, *, shared: bool) -> _Ruling:
     """Slower than ``fail`` fails, slower than ``warn`` warns; of three runs or more their median decides.
 
-    A shared GPU has no floor. ``values``: this run's, then its repetitions'.
+    One run that is so slow that noise does not explain it needs no other (``FLOOR_BAND``). A shared GPU has no floor.
+    ``values``: this run's, then its repetitions'.
     """
-    measured = f"{shown(values[0])} {spec.unit}"
+    unit = spec.unit
+    measured = same(f"{shown(values[0])} {unit}")
     expected = _bounds_text(bounds, spec)
     if bounds is None:
-        return _Ruling("fail", f"{measured}, but the tutorial states no floor for this variant")
+        message = say(
+            "{measured}, but the tutorial states no floor for this variant",
+            "{measured}，但教程没有给出该版本的下限",
+            measured=measured,
+        )
+        return _Ruling("fail", message)
     if shared:
-        return _Ruling("skip", f"{measured} on a shared GPU: other jobs slow it down, so no floor applies", expected)
+        message = say(
+            "{measured} on a shared GPU: other jobs slow it down, so no floor applies",
+            "共享 GPU 上为 {measured}：其他作业会拖慢它，因此不适用下限",
+            measured=measured,
+        )
+        return _Ruling("skip", message, expected)
     near = bounds.fail if bounds.warn is None else bounds.warn
-    decision = decide(values, near, higher_is_better=spec.higher_is_better)
+    rerun = decide_floor(values, near, bounds.fail, higher_is_better=spec.higher_is_better) == "needs re-run"
     judged = values[0]
     if len(values) >= RUNS_TO_DECIDE:
         judged = statistics.median(values)
-        measured = f"{shown(judged)} {spec.unit}, the median of {len(values)} runs"
-    again = f"; {RERUN}" if decision == "needs re-run" else ""
-    if is_worse(judged, bounds.fail, higher_is_better=spec.higher_is_better):
-        message = (
-            f"too slow: {measured}, the floor is {shown(bounds.fail)} ({bounds.source}); "
-            f"see whether another program uses the machine, and the clocks and the loader time of the run{again}"
+        measured = say(
+            "{value} {unit}, the median of {runs} runs",
+            "{value} {unit}（{runs} 次运行的中位数）",
+            value=shown(judged),
+            unit=unit,
+            runs=len(values),
         )
-        return _Ruling("fail", message, expected)
+    parts = {"measured": measured, "source": bounds.source, "again": RERUN if rerun else _NOTHING}
+    if is_worse(judged, bounds.fail, higher_is_better=spec.higher_is_better):
+        message = say(
+            "too slow: {measured}, the floor is {floor} ({source}); "
+            "see whether another program uses the machine, and the clocks and the loader time of the run{again}",
+            "过慢：{measured}，下限为 {floor}（{source}）；"
+            "请查看是否有其他程序占用机器，以及运行的时钟频率和加载时间{again}",
+            floor=shown(bounds.fail),
+            **parts,
+        )
+        return _Ruling("fail", message, expected, rerun)
     if is_worse(judged, near, higher_is_better=spec.higher_is_better):
-        message = f"slow: {measured}, expected {shown(near)} or {_better(spec)} ({bounds.source}){again}"
-        return _Ruling("warn", message, expected)
-    return _Ruling("pass", f"{measured}, floor {shown(bounds.fail)}", expected)
-
-
-def _better(spec: Throughput) -> str:
-    return "more" if spec.higher_is_better else "less"
+        message = say(
+            "slow: {measured}, expected {near} or {better} ({source}){again}",
+            "偏慢：{measured}，应为 {near} 或更{better}（{source}）{again}",
+            near=shown(near),
+            better=say("more", "高") if spec.higher_is_better else say("less", "低"),
+            **parts,
+        )
+        return _Ruling("warn", message, expected, rerun)
+    message = say("{measured}, floor {floor}", "{measured}，下限 {floor}", measured=measured, floor=shown(bounds.fail))
+    return _Ruling("pass", message, expected)
 
 
 def judge_history(
@@ -201,69 +288,145 @@ def judge_history(
 ) -> _Ruling:
     """Slower than earlier runs on this device model and count: a warning until three runs say so, then a failure."""
     if shared:
-        return _Ruling("skip", "on a shared GPU: other jobs slow it down, so earlier runs are no measure")
+        message = say(
+            "on a shared GPU: other jobs slow it down, so earlier runs are no measure",
+            "共享 GPU：其他作业会拖慢它，不能与以往运行比较",
+        )
+        return _Ruling("skip", message)
     known = comparable(earlier, device, spec.unit)
     expected = learn(known, higher_is_better=spec.higher_is_better)
     if expected is None:
         other_units = sum(run.unit != spec.unit for run in earlier)
-        note = f"; {other_units} more are in another unit than {spec.unit}" if other_units else ""
-        message = f"{len(known)} earlier runs on this device model and count, {MIN_EARLIER} are needed{note}"
+        note = say(
+            "; {count} more are in another unit than {unit}",
+            "；另有 {count} 次的单位不是 {unit}",
+            count=other_units,
+            unit=spec.unit,
+        )
+        message = say(
+            "{known} earlier runs on this device model and count, {needed} are needed{note}",
+            "相同设备型号和数量的以往运行有 {known} 次，需要 {needed} 次{note}",
+            known=len(known),
+            needed=MIN_EARLIER,
+            note=note if other_units else _NOTHING,
+        )
         return _Ruling("skip", message)
     bound = f"{_sign(spec)} {shown(expected.threshold)} {spec.unit}"
     judged = statistics.median(values) if len(values) >= RUNS_TO_DECIDE else values[0]
-    change = judged / expected.median - 1
     sensitivity = expected.sensitivity()
     power = (
-        f"would notice a change of ≥ {sensitivity:.0%} with {CONFIDENCE:.0%} probability"
+        say(
+            "would notice a change of ≥ {change} with {confidence} probability",
+            "能以 {confidence} 的概率发现 ≥ {change} 的变化",
+            change=f"{sensitivity:.0%}",
+            confidence=f"{CONFIDENCE:.0%}",
+        )
         if sensitivity < 10
-        else "the earlier runs scatter too much to notice any change"
+        else say("the earlier runs scatter too much to notice any change", "以往运行过于分散，发现不了任何变化")
     )
-    message = (
-        f"{shown(judged)} {spec.unit} is {change:+.1%} of the median of {expected.runs} earlier runs, "
-        f"{shown(expected.median)} (spread {expected.spread:.1%}); {power}"
+    compared = say(
+        "{value} {unit} is {change} of the median of {runs} earlier runs, {median} (spread {spread}); {power}",
+        "{value} {unit}，与以往 {runs} 次运行的中位数 {median} 相比 {change}（离散度 {spread}）；{power}",
+        value=shown(judged),
+        unit=spec.unit,
+        change=f"{judged / expected.median - 1:+.1%}",
+        runs=expected.runs,
+        median=shown(expected.median),
+        spread=f"{expected.spread:.1%}",
+        power=power,
     )
     match decide(values, expected.threshold, higher_is_better=spec.higher_is_better):
         case "good":
-            return _Ruling("pass", message, bound)
+            return _Ruling("pass", compared, bound)
         case "needs re-run":
-            return _Ruling("warn", f"slower than before: {message}; {RERUN}", bound)
+            message = say(
+                "slower than before: {compared}{again}", "比以往慢：{compared}{again}", compared=compared, again=RERUN
+            )
+            return _Ruling("warn", message, bound, rerun=True)
         case "bad":
-            return _Ruling("fail", f"slower than before, in {len(values)} runs: {message}", bound)
+            message = say(
+                "slower than before, in {runs} runs: {compared}",
+                "{runs} 次运行都表明比以往慢：{compared}",
+                runs=len(values),
+                compared=compared,
+            )
+            return _Ruling("fail", message, bound)
 
 
-def judge_limit(value: float, limit: float | None, roof: Roof | None, no_roof: str, spec: Throughput) -> _Ruling:
+def judge_limit(value: float, limit: float | None, roof: Roof | None, no_roof: Said, spec: Throughput) -> _Ruling:
     """Faster than the hardware can be means that the clock was read wrongly, which is a failure."""
     if limit is None or roof is None:
-        return _Ruling("skip", f"no physical limit to compare with: {no_roof}")
+        message = say("no physical limit to compare with: {reason}", "没有可比较的物理上限：{reason}", reason=no_roof)
+        return _Ruling("skip", message)
     expected = f"≤ {shown(limit)} {spec.unit} ({roof.text})"
+    parts = {"unit": spec.unit, "roof": roof.text}
     if value > limit:
-        message = (
-            f"broken timing: {shown(value)} {spec.unit} is {value / limit:.3g} times what the hardware can do "
-            f"({roof.text}); wait for the device before reading the clock, and count the work actually done"
+        message = say(
+            "broken timing: {value} {unit} is {times} times what the hardware can do "
+            "({roof}); wait for the device before reading the clock, and count the work actually done",
+            "计时有误：{value} {unit} 是硬件能力的 {times} 倍（{roof}）；读时钟前请等待设备完成，并只计实际完成的工作",
+            value=shown(value),
+            times=f"{value / limit:.3g}",
+            **parts,
         )
         return _Ruling("fail", message, expected)
-    return _Ruling("pass", f"{value / limit:.2%} of the limit of {shown(limit)} {spec.unit} ({roof.text})", expected)
+    message = say(
+        "{share} of the limit of {limit} {unit} ({roof})",
+        "为上限 {limit} {unit} 的 {share}（{roof}）",
+        share=f"{value / limit:.2%}",
+        limit=shown(limit),
+        **parts,
+    )
+    return _Ruling("pass", message, expected)
 
 
 def judge_steadiness(samples: list[float]) -> _Ruling:
     """A warning where the samples scatter or drift too much (``STEADY_RULE``) or are too few to tell."""
-    if len(samples) < STEADY_MIN_SAMPLES:
-        message = f"{len(samples)} raw samples: too few to tell whether the rate was steady"
+    count = len(samples)
+    if count < STEADY_MIN_SAMPLES:
+        message = say(
+            "{count} raw samples: too few to tell whether the rate was steady",
+            "只有 {count} 个原始样本：不足以判断速率是否平稳",
+            count=count,
+        )
         return _Ruling("warn", message, STEADY_RULE)
     warm_up = warm_up_length(samples)
     if warm_up:
-        message = (
-            f"unsteady: the first {warm_up} of {len(samples)} samples are still warming up; "
-            "let the program drop more of them"
+        message = say(
+            "unsteady: the first {warm_up} of {count} samples are still warming up; let the program drop more of them",
+            "不平稳：{count} 个样本中前 {warm_up} 个仍在预热；请让程序多舍弃一些",
+            warm_up=warm_up,
+            count=count,
         )
         return _Ruling("warn", message, STEADY_RULE)
     spread, change = robust_spread(samples), drift(samples)
     # A strong trend scatters the samples too; it is the better explanation.
     if abs(change) > max(STEADY_DRIFT, spread):
-        trend = "still warming up" if change > 0 else "slowing down (heat, power or a busy machine)"
-        return _Ruling("warn", f"unsteady: {change:+.0%} from the first third to the last: {trend}", STEADY_RULE)
-    if spread > STEADY_SPREAD or abs(change) > STEADY_DRIFT:
-        message = f"unsteady: the {len(samples)} samples scatter by {spread:.0%}; another program may use the machine"
+        trend = (
+            say("still warming up", "仍在预热")
+            if change > 0
+            else say("slowing down (heat, power or a busy machine)", "在变慢（过热、功耗限制或机器繁忙）")
+        )
+        message = say(
+            "unsteady: {change} from the first third to the last: {trend}",
+            "不平稳：从前三分之一到后三分之一变化 {change}：{trend}",
+            change=f"{change:+.0%}",
+            trend=trend,
+        )
         return _Ruling("warn", message, STEADY_RULE)
-    message = f"steady: {len(samples)} samples, spread {spread:.1%}, drift {change:+.1%}"
+    if spread > STEADY_SPREAD or abs(change) > STEADY_DRIFT:
+        message = say(
+            "unsteady: the {count} samples scatter by {spread}; another program may use the machine",
+            "不平稳：{count} 个样本离散 {spread}；可能有其他程序在使用机器",
+            count=count,
+            spread=f"{spread:.0%}",
+        )
+        return _Ruling("warn", message, STEADY_RULE)
+    message = say(
+        "steady: {count} samples, spread {spread}, drift {drift}",
+        "平稳：{count} 个样本，离散度 {spread}，漂移 {drift}",
+        count=count,
+        spread=f"{spread:.1%}",
+        drift=f"{change:+.1%}",
+    )
     return _Ruling("pass", message, STEADY_RULE)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, field_validator
 
 from harness.errors import HarnessError
-from harness.specfile import LocalizedText
+from harness.specfile import Language, LocalizedText
 
-Group = Literal["run", "image", "output", "throughput"]
+Group = Literal["run", "image", "output", "throughput", "site"]
 Status = Literal["pass", "warn", "fail", "skip"]
 Overall = Literal["pass", "warn", "fail"]
 
@@ -45,6 +45,7 @@ class Check(_Record):
         name: the output, metric or fact; unique within (group, step).
         status: ``skip`` means "does not apply here", with the reason in ``message``.
         message: cause, evidence and, where known, what to do; one line.
+        message_zh: the same in Chinese; empty where nobody wrote it, as in verdicts of older versions.
         value: what was found, where that is a finite number, in ``unit``.
         expected: what would have passed, for a reader.
         floor: slowest value that passes, in ``unit``.
@@ -52,6 +53,7 @@ class Check(_Record):
         fraction_of_limit: ``value / limit``.
         samples: raw samples behind ``value``, in ``unit``, in the order they were taken.
         consequence: a failure only because the run left nothing to judge; another failed check names the cause.
+        rerun: ``value`` is within the noise of its gate, and too few runs are there to decide: more would.
     """
 
     group: Group
@@ -59,6 +61,7 @@ class Check(_Record):
     name: str
     status: Status
     message: str
+    message_zh: str = ""
     value: float | None = None
     unit: str | None = None
     expected: str | None = None
@@ -67,6 +70,11 @@ class Check(_Record):
     fraction_of_limit: float | None = None
     samples: tuple[float, ...] = ()
     consequence: bool = False
+    rerun: bool = False
+
+    def says(self, language: Language) -> str:
+        """The message in that language, else in English."""
+        return self.message_zh or self.message if language == "zh" else self.message
 
     @property
     def key(self) -> tuple[str, str | None, str]:
@@ -141,6 +149,12 @@ class Verdict(_Record):
     def check(self, group: str, step: str | None, name: str) -> Check | None:
         """The check of that key, or None."""
         return next((check for check in self.checks if check.key == (group, step, name)), None)
+
+    @property
+    def wants_rerun(self) -> bool:
+        """Whether more runs would decide: its rate is near a gate, and nothing else is wrong with it."""
+        others = any(check.status == "fail" and check.group != "throughput" for check in self.checks)
+        return not others and any(check.rerun for check in self.checks)
 
     def counts(self) -> dict[Status, int]:
         """Number of checks by status; every status is present."""

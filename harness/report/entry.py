@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.judge.verdict import Overall, Status, Verdict
+from harness.judge.verdict import Check, Overall, Status, Verdict
 from harness.run.evidence import Evidence
 from harness.specfile import LocalizedText
 from harness.tutorial import Tutorial
@@ -34,6 +34,11 @@ def report_entry(verdict: Verdict, evidence: Evidence, tutorial: Tutorial) -> Re
 def run_name(tutorial: str, variant: str | None, preset: str | None) -> str:
     """``xscow-2.cpu.smoke``; ``?`` for what nothing on record says."""
     return f"{tutorial}.{variant or '?'}.{preset or '?'}"
+
+
+def check_id(check: Check) -> str:
+    """``train::throughput::train_throughput``: the last parts of the test's id."""
+    return "::".join(part for part in (check.step, check.group, check.name) if part)
 
 
 def overall(entries: Iterable[ReportEntry]) -> Overall:

@@ -75,7 +75,7 @@ class RunView:
     links: tuple[tuple[str, str], ...]
     headline: Check | None
     spark: str
-    reason: str | None
+    reason: Check | None
     elapsed: float | None
 
 
@@ -185,7 +185,7 @@ def _view(entry: ReportEntry, index: int, base: Path | None, column: str) -> Run
         links=_links(entry.evidence.paths, base),
         headline=headline,
         spark=sparkline(headline.samples, floor=headline.floor) if headline else "",
-        reason=first_failure.message if first_failure else None,
+        reason=first_failure,
         elapsed=elapsed if elapsed is not None and elapsed >= 0 else None,
     )
 
@@ -214,7 +214,7 @@ def _breakable(name: str) -> Markup:
 
 
 def _groups(verdict: Verdict) -> tuple[tuple[Group, tuple[Check, ...]], ...]:
-    groups: tuple[Group, ...] = ("run", "image", "output", "throughput")
+    groups: tuple[Group, ...] = ("run", "image", "output", "throughput", "site")
     found = ((group, tuple(check for check in verdict.checks if check.group == group)) for group in groups)
     return tuple((group, checks) for group, checks in found if checks)
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from harness.files import write_whole
 from harness.judge.verdict import Check, FailureCause, RunFacts
-from harness.report.entry import ReportEntry
+from harness.report.entry import ReportEntry, check_id
 
 # Characters that no XML 1.0 document may hold, escaped or not (W3C XML 1.0, production 2).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -107,7 +107,7 @@ def _suite(entry: ReportEntry) -> ET.Element:
 
 
 def _case(entry: ReportEntry, check: Check) -> ET.Element:
-    name = "::".join(part for part in (check.step, check.group, check.name) if part)
+    name = check_id(check)
     case = ET.Element("testcase", classname=_clean(entry.name), name=_clean(name), time="0")
     _properties(case, check_properties(check))
     message = _clean(check.message)

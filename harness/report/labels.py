@@ -1,10 +1,11 @@
-"""The page's words in both languages."""
+"""The reports' words in both languages."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from harness.judge.verdict import Group, Status
+from harness.specfile import Language
 
 
 class Words(NamedTuple):
@@ -12,6 +13,10 @@ class Words(NamedTuple):
 
     en: str
     zh: str
+
+    def says(self, language: Language) -> str:
+        """The label in that language."""
+        return self.zh if language == "zh" else self.en
 
 
 LABELS: dict[str, Words] = {
@@ -73,6 +78,26 @@ GROUPS: dict[Group, Words] = {
     "image": Words("Image and device", "镜像与设备"),
     "output": Words("Outputs", "输出"),
     "throughput": Words("Throughput", "吞吐"),
+    "site": Words("The site's own checks", "站点自有检查"),
+}
+
+# Of the terminal and of Markdown.
+TEXTS: dict[str, Words] = {
+    "run": Words("run", "运行"),
+    "verdict": Words("verdict", "判定"),
+    "device": Words("device", "设备"),
+    "throughput": Words("throughput", "吞吐"),
+    "share": Words("% of limit", "占上限"),
+    "run_id": Words("run id", "运行编号"),
+    "cause": Words("cause", "原因"),
+    "why": Words("why", "原因"),
+    "run_count": Words("{count} run", "{count} 次运行"),
+    "runs_count": Words("{count} runs", "{count} 次运行"),
+    "no_checks": Words("no checks", "没有检查"),
+    "consequences": Words(
+        "and {count} checks of {name} that had nothing to judge", "{name} 另有 {count} 项检查无可判定内容"
+    ),
+    "left_out": Words("The details of {count} more runs are left out.", "另有 {count} 次运行的详情从略。"),
 }
 
 # In the order they happen.

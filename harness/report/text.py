@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.judge.verdict import Check, Status
-from harness.report.entry import ReportEntry, count_checks
+from harness.judge.verdict import Status
+from harness.report.entry import ReportEntry, check_id, count_checks
 from harness.report.format import device_label, fraction_text, quantity
+from harness.report.labels import LABELS, STATUSES, TEXTS
+from harness.specfile import Language
 
 PIPE_WIDTH = 160  # a pipe has no width; rich's 80 columns would fold every run id
 
@@ -19,17 +22,17 @@ ICONS: dict[Status, str] = {"pass": "✓", "warn": "!", "fail": "✗", "skip": "
 _STYLES: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
-def print_report(entries: Sequence[ReportEntry], console: Console | None = None) -> None:
+def print_report(entries: Sequence[ReportEntry], console: Console | None = None, *, language: Language = "en") -> None:
     """One row per run, then every check that failed or warned, then the counts; to standard output by default."""
     console = console or Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for heading in ("run", "verdict", "device", "throughput", "% of limit", "run id"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in {"run", "verdict"})
+    for name in ("run", "verdict", "device", "throughput", "share", "run_id"):
+        table.add_column(TEXTS[name].says(language), overflow="fold", no_wrap=name in {"run", "verdict"})
     for entry in entries:
         run, headline = entry.verdict.run, entry.verdict.headline
         table.add_row(
             Text(entry.name),
-            _status(entry.verdict.overall),
+            _status(entry.verdict.overall, language),
             Text(device_label(run)),
             Text(quantity(headline.value, headline.unit) if headline else "–"),
             Text(fraction_text(headline.fraction_of_limit) if headline else "–"),
@@ -37,38 +40,43 @@ def print_report(entries: Sequence[ReportEntry], console: Console | None = None)
         )
     console.print(table)
     for entry in entries:
-        _print_problems(entry, console)
-    counts = count_checks(entries)
-    words = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
-    console.print(Text(f"{len(entries)} run{'' if len(entries) == 1 else 's'}: {words or 'no checks'}"))
+        _print_problems(entry, console, language)
+    counts = ", ".join(
+        f"{number} {status_word(name, language)}" for name, number in count_checks(entries).items() if number
+    )
+    runs = TEXTS["run_count" if len(entries) == 1 else "runs_count"].says(language).format(count=len(entries))
+    console.print(Text(f"{runs}: {counts or TEXTS['no_checks'].says(language)}"))
 
 
-def _print_cause(entry: ReportEntry, console: Console) -> None:
+def status_word(status: Status, language: Language) -> str:
+    """``pass``, ``warn`` … as the commands print them; in Chinese as on the page."""
+    return STATUSES[status].zh if language == "zh" else status
+
+
+def _print_cause(entry: ReportEntry, console: Console, language: Language) -> None:
     cause = entry.verdict.cause
     if cause is None:
         return
-    node = f" (on {cause.node})" if cause.node else ""
-    console.print(Text.assemble(("  why", "bold"), f"  {cause.title.en} · {cause.title.zh}{node}"), soft_wrap=True)
+    node = f" ({LABELS['on'].says(language)} {cause.node})" if cause.node else ""
+    why = TEXTS["why"].says(language)
+    console.print(Text.assemble((f"  {why}", "bold"), f"  {cause.title.says(language)}{node}"), soft_wrap=True)
+    indent = " " * (4 + cell_len(why))
     for line in cause.evidence:
-        console.print(Text(f"       {line.where}: {line.text}", style="dim"), soft_wrap=True)
-    console.print(Text(f"       {cause.fix.en} · {cause.fix.zh}"), soft_wrap=True)
+        console.print(Text(f"{indent}{line.where}: {line.text}", style="dim"), soft_wrap=True)
+    console.print(Text(f"{indent}{cause.fix.says(language)}"), soft_wrap=True)
 
 
-def _print_problems(entry: ReportEntry, console: Console) -> None:
+def _print_problems(entry: ReportEntry, console: Console, language: Language) -> None:
     for check in entry.verdict.checks:
         if check.status in ("fail", "warn") and not check.consequence:
-            line = Text.assemble(_status(check.status), f"  {entry.name}::{check_id(check)}: {check.message}")
-            console.print(line, soft_wrap=True)
-    _print_cause(entry, console)
+            line = f"  {entry.name}::{check_id(check)}: {check.says(language)}"
+            console.print(Text.assemble(_status(check.status, language), line), soft_wrap=True)
+    _print_cause(entry, console, language)
     consequences = sum(check.consequence for check in entry.verdict.checks)
     if consequences:
-        console.print(Text(f"  and {consequences} checks of {entry.name} that had nothing to judge", style="dim"))
+        text = TEXTS["consequences"].says(language).format(count=consequences, name=entry.name)
+        console.print(Text(f"  {text}", style="dim"))
 
 
-def check_id(check: Check) -> str:
-    """``train::throughput::train_throughput``: the last parts of the test's id."""
-    return "::".join(part for part in (check.step, check.group, check.name) if part)
-
-
-def _status(status: Status) -> Text:
-    return Text(f"{ICONS[status]} {status}", style=_STYLES[status])
+def _status(status: Status, language: Language) -> Text:
+    return Text(f"{ICONS[status]} {status_word(status, language)}", style=_STYLES[status])

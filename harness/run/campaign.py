@@ -56,12 +56,13 @@ GROUPS = ".groups"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run to be submitted."""
+    """One run to be submitted. ``rerun_of``: the run it repeats, to decide about that one's throughput."""
 
     tutorial: Tutorial
     variant: Variant
     preset: PresetName
     given: Mapping[str, Scalar] = field(default_factory=dict)  # parameters of every step, over the preset's
+    rerun_of: str | None = None
 
 
 def submit_run(
@@ -206,6 +207,53 @@ def _new_run(project: Project, name: str) -> RunPaths:
         except FileExistsError:
             continue
         return run
+
+
+def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[str]) -> _Prepared:
+    """The ledger and the job of a run; nothing is written yet."""
+    tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
+    profile = load_site(project, site)
+    script = job_file(project, tutorial, variant, profile)
+    if not script.is_file():
+        raise UserError("no such job script", where=str(script), fix="make jobs")
+    require(project, tutorial, preset, profile, os.environ)
+    image = current_image(project, tutorial, variant, site)
+    kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
+    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")
+    run.folder.mkdir(parents=True)
+    ledger: dict[str, Any] = {
+        "schema_version": 1,
+        "run_id": run.run_id,
+        "tutorial": tutorial.id,
+        "variant": variant,
+        "preset": preset,
+        "site": site,
+        "scheduler": kind,
+        "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
+        "job_id": None,
+        "image_sha256": image.sha256,
+        "definition_sha256": image.definition_sha256,
+        "git_revision": git_revision(project.root),
+        "options": list(options),
+        "user": getpass.getuser(),
+        "submitted_at": time.time(),
+        **({"rerun_of": wanted.rerun_of} if wanted.rerun_of else {}),
+    }
+    job = JobRequest(
+        script=script,
+        workdir=project.root,
+        output=run.scheduler_log,
+        name=run.run_id,
+        environment={
+            "RUN_ID": run.run_id,
+            "PRESET": preset,
+            "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
+            "IMAGE": str(project_catalog(project, site).files(image).main),
+            "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
+        },
+        options=tuple(options),
+    )
+    return _Prepared(run, ledger, job)
 
 
 def _hand_in(project: Project, runs: Sequence[_Prepared], how: Literal["array", "pack"] | None) -> None:

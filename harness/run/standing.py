@@ -13,10 +13,17 @@ from harness.run.scheduler_word import SchedulerWord
 
 @dataclass(frozen=True)
 class Standing:
-    """One run: its record, its state in words for a person, and where it runs or ran (empty: nobody knows)."""
+    """One run as it stands.
+
+    Attributes:
+        scheduler_state: the scheduler's word, with its reason; None where the run's folder says that it has ended.
+        exit_code: of the job; None while it goes on, or where nobody knows.
+        node: where it runs or ran; empty where nobody knows.
+    """
 
     record: RunRecord
-    state: str
+    scheduler_state: str | None
+    exit_code: int | None
     node: str
 
 
@@ -27,14 +34,8 @@ def standings(project: Project, records: Sequence[RunRecord]) -> list[Standing]:
 
 
 def _standing(record: RunRecord, word: SchedulerWord | None) -> Standing:
-    node = record.facts.get("node") or record.facts.get("host") or (word.node if word else None) or ""
-    return Standing(record, _state(record, word), str(node))
-
-
-def _state(record: RunRecord, word: SchedulerWord | None) -> str:
+    node = str(record.facts.get("node") or record.facts.get("host") or (word.node if word else None) or "")
     if word is not None:
-        return word.state + (f" ({word.reason})" if word.reason and word.reason != "None" else "")
-    code, _ = read_exit_code(record.paths.exit_code)
-    if code is None:
-        return "no word"
-    return "ended" if code == 0 else f"failed ({code})"
+        reason = f" ({word.reason})" if word.reason and word.reason != "None" else ""
+        return Standing(record, word.state + reason, None, node)
+    return Standing(record, None, read_exit_code(record.paths.exit_code)[0], node)

@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest._code.code import ExceptionInfo, ReprFileLocation, TerminalRepr
-from _pytest._io import TerminalWriter
+from _pytest._code.code import (
+    ExceptionInfo,
+    ReprEntryNative,
+    ReprExceptionInfo,
+    ReprFileLocation,
+    ReprTraceback,
+    TerminalRepr,
+)
 
 from harness.errors import HarnessError
 from harness.judge.plan import CheckKey, plan_checks
@@ -40,7 +46,7 @@ class QualificationFile(pytest.File):
         if suite is None:
             raise self.CollectError("say what to qualify: --tutorial 2 [--variant cpu], or --run runs/<run-id>")
         for target in suite.targets:
-            keys = plan_checks(target.tutorial, target.preset)
+            keys = plan_checks(target.tutorial, target.preset, suite.hooks_of(target))
             yield CheckTree.from_parent(self, name=target.name, target=target, keys=keys, levels=("step", "group"))
 
 
@@ -113,21 +119,12 @@ class CheckItem(pytest.Item):
             lines.append(f"run folder: {target.run.folder}")
         if target.entry is not None and target.entry.evidence.log_tail:
             lines += ["end of the log:", *(f"  {line}" for line in target.entry.evidence.log_tail[-20:])]
-        return CauseRepr(lines, str(self.path))
+        # pytest's own classes: these pass from a worker of pytest-xdist to the process that reports.
+        entry = ReprEntryNative([f"{line}\n" for line in lines])
+        where = ReprFileLocation(str(self.path), 0, lines[0])
+        return ReprExceptionInfo(ReprTraceback([entry], None, "native"), where)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         parts = (self.key.step, self.key.group, self.key.name)
         # Blanks, not "::": pytest -v rewrites the dots of a title that is the end of the node id.
         return Path(self.path), None, " ".join((self.harness_target.name, *(part for part in parts if part)))
-
-
-class CauseRepr(TerminalRepr):
-    """Lines of a failure; the first is what pytest's short summary and the JUnit message show."""
-
-    def __init__(self, lines: Sequence[str], path: str) -> None:
-        self.lines = tuple(lines)
-        self.reprcrash = ReprFileLocation(path, 0, lines[0])
-
-    def toterminal(self, tw: TerminalWriter) -> None:
-        for index, line in enumerate(self.lines):
-            tw.line(line, bold=index == 0, red=index == 0)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from harness.errors import HarnessError, UserError
 from harness.judge.judge import write_verdict
@@ -15,7 +15,11 @@ from harness.project import Project
 from harness.report.entry import ReportEntry, report_entry, run_name
 from harness.run.evidence import Evidence, ExpectedImage, gather_evidence
 from harness.run.paths import RunPaths
+from harness.run.reruns import family
 from harness.tutorial import PresetName, Tutorial, Variant, load_tutorial
+
+if TYPE_CHECKING:
+    from harness.history.judging import Case
 
 DEFAULT_VARIANT: Variant = "cuda"
 DEFAULT_PRESET: PresetName = "smoke"
@@ -53,6 +57,7 @@ class Target:
         run: the run, once it exists.
         problem: why there is no run, or why it could not be judged.
         entry: verdict and evidence, once judged.
+        reruns: those of the re-runs that decided about its throughput.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Target:
     entry: ReportEntry | None = None
     awaited: bool = False
     notice: str | None = None
+    reruns: tuple[ReportEntry, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -100,27 +106,57 @@ class Target:
                 fix="submit one: the same command with --submit-only",
             )
 
-    def judge(self, campaign: Campaign, project: Project) -> None:
-        """Wait for the run, judge it and keep the verdict in its folder; a second call does nothing."""
+    def judge(self, campaign: Campaign, project: Project, *, wait: bool = True, reruns: int | None = None) -> None:
+        """Wait for the run, judge it and keep the verdict in its folder; a second call does nothing.
+
+        Args:
+            reruns: how often it may be run again where its throughput is near a gate; None: as tutorial and site say.
+        """
         if self.awaited or self.problem is not None or self.run is None:
             return
         try:
-            if not self.given:
-                campaign.wait_for_runs(project, [self.run])
-            evidence = self._as_asked(campaign.gather(project, self.run))
-            # SQLAlchemy is needed only here.
-            from harness.history.judging import judge_all
-
-            (verdict,), problems = judge_all(
-                project, [(evidence, self.tutorial, campaign.expected_image(project, self.run))]
-            )
-            self.notice = problems[0] if problems else None
-            self.entry = report_entry(verdict, evidence, self.tutorial)
+            runs = [self.run] if self.given else [self.run, *self._relatives(project, self.run)]
+            if wait and not self.given:
+                campaign.wait_for_runs(project, runs)
+            self._judge(campaign, project, runs, 0 if self.given else reruns)
         except HarnessError as error:
             self.problem = error
         self.awaited = True
-        if self.entry is not None:
-            self._keep(self.run, self.entry.verdict)
+        for entry in (self.entry, *self.reruns):
+            if entry is not None:
+                self._keep(entry.evidence.paths, entry.verdict)
+
+    def _judge(self, campaign: Campaign, project: Project, runs: Sequence[RunPaths], reruns: int | None) -> None:
+        # SQLAlchemy is needed only here.
+        from harness.history.deciding import judge_until_decided
+
+        notices: list[str] = []
+
+        def load(wanted: Sequence[RunPaths]) -> list[Case]:
+            return [
+                (self._as_asked(campaign.gather(project, run)), self.tutorial, campaign.expected_image(project, run))
+                for run in wanted
+            ]
+
+        judged = judge_until_decided(
+            project,
+            load(runs),
+            load=load,
+            wait=lambda new: campaign.wait_for_runs(project, new),
+            tell=notices.append,
+            limit=reruns,
+        )
+        entries = [
+            report_entry(verdict, evidence, self.tutorial)
+            for verdict, (evidence, _, _) in zip(judged.verdicts, judged.cases, strict=True)
+        ]
+        self.entry, self.reruns = entries[0], tuple(entries[1:])
+        failed = [f"re-run {e.verdict.run.run_id} failed" for e in self.reruns if e.verdict.overall == "fail"]
+        self.notice = "; ".join([*judged.problems, *notices, *failed]) or None
+
+    @staticmethod
+    def _relatives(project: Project, run: RunPaths) -> list[RunPaths]:
+        return [member for member in family(project, run) if member.run_id != run.run_id]
 
     def _as_asked(self, evidence: Evidence) -> Evidence:
         """The evidence, judged by what this session asks for."""
