@@ -47,11 +47,14 @@ def _add_commands(first_word: str) -> None:
         pages,
         roof,
         runs,
+        supply,
     )
 
     app.add_typer(catalog.app, name="catalog")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(lock.app, name="lock")
+    app.add_typer(supply.family("models"), name="models")
+    app.add_typer(supply.family("data"), name="data")
     for family in (images, build, explain, contents, jobs, pages, runs, history, roof, keys, doctor, demo):
         family.register(app)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def missing_of(project: Project, tutorial: Tutorial, site: Site, environment: Ma
     wishes += [("models", model) for model in tutorial.models]
     for kind, wanted in wishes:
         root = environment.get(ROOT_VARIABLES[kind]) or getattr(site.storage, kind)
-        missing = _look(kind, wanted, None if root is None else project.root / root)
+        missing = look(kind, wanted, None if root is None else project.root / root)
         if missing is not None:
             found.append(missing)
     return tuple(found)
@@ -58,11 +59,11 @@ def require(
     """
     for missing in missing_of(project, tutorial, site, environment):
         if missing.stops(preset):
-            variable = ROOT_VARIABLES[missing.kind]
+            how = how_to_get(missing.kind, missing.wanted)
             raise UserError(
                 f"preset '{preset}' uses {missing.wanted.name}, and {missing.problem}",
                 where=tutorial.id,
-                fix=f"fetch it ({missing.wanted.source}), or set {variable} to the {missing.kind} root that has it",
+                fix=f"{how}, or set {ROOT_VARIABLES[missing.kind]} to the {missing.kind} root that has it",
             )
 
 
@@ -77,7 +78,14 @@ def replaced(
     ]
 
 
-def _look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
+def how_to_get(kind: Kind, wanted: DataSet) -> str:
+    """The line that brings it here, or what a person must do where no program can."""
+    if wanted.repository() is None and not wanted.downloads:
+        return f"get it by hand: {wanted.source}"
+    return f"fetch it: harness {kind} fetch {shlex.quote(wanted.key)}"
+
+
+def look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
     """What is wrong with it below ``root``; None where it is whole in one of its folders."""
     if root is None:
         return Missing(kind, wanted, f"the site names no {kind} root")
@@ -92,4 +100,5 @@ def _look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
 
 
 def _is_there(path: Path) -> bool:
-    return any(file.is_file() and file.stat().st_size > 0 for file in (path, path.with_name(f"{path.name}.gz")))
+    files = (path, path.with_name(f"{path.name}.gz"))
+    return path.is_dir() or any(file.is_file() and file.stat().st_size > 0 for file in files)
