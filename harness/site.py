@@ -80,6 +80,7 @@ class Site(SpecModel):
     title: LocalizedText
     scheduler: Literal["slurm", "local"] = "slurm"
     partition: str | None = None
+    data_partition: str | None = Field(None, description="its nodes reach the internet: for jobs that download")
     gres: str = Field("gpu", description="the scheduler's name for a GPU")
     storage: Storage = Field(default_factory=lambda: Storage())
     mirrors: Mirrors = Field(default_factory=lambda: Mirrors())

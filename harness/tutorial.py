@@ -17,8 +17,10 @@ from harness.expectation import FileExpectation as FileExpectation
 from harness.expectation import NumberExpectation as NumberExpectation
 from harness.expectation import Scalar as Scalar
 from harness.expectation import not_finite
-from harness.project import PRESETS, Project
+from harness.holding import DataSet as DataSet
+from harness.holding import Model as Model
 from harness.project import PresetName as PresetName
+from harness.project import Project
 from harness.project import Variant as Variant
 from harness.specfile import LocalizedText, SpecModel, read_toml, validate_spec
 
@@ -33,48 +35,8 @@ class Resources(SpecModel):
     cpus: int = Field(ge=1, description="cores per node")
     memory_gb: float = Field(gt=0, description="host memory per node, GiB")
     minutes: int = Field(ge=1, description="wall time limit")
+    internet: bool = Field(False, description="runs on a node that reaches hubs: the site's data partition, if any")
     processes_per_node: int = Field(1, ge=1, description="ranks of a distributed step on each node")
-
-
-class DataSet(SpecModel):
-    """A data set a site may hold; ``fallback`` says what the program uses where it does not."""
-
-    name: str
-    folders: list[str] = Field(min_length=1, description="where it may lie below the site's data root")
-    files: list[str] = Field(min_length=1, description="files that must all be in that folder, plain or .gz")
-    source: str = Field(description="where it comes from, for a person")
-    revision: str | None = Field(None, description="of the hub's repository, where it is known")
-    sha256: dict[str, str] = Field(default_factory=dict, description="of files, where they are known")
-    fallback: LocalizedText | None = None
-    fallback_presets: list[PresetName] = Field(
-        default_factory=lambda: list(PRESETS), description="presets that the fallback will do for"
-    )
-
-    @model_validator(mode="after")
-    def _checksums(self) -> DataSet:
-        for file, digest in self.sha256.items():
-            if file not in self.files:
-                raise ValueError(f"sha256 names '{file}'; valid: {', '.join(self.files)}")
-            if not re.fullmatch(r"[0-9a-f]{64}", digest):
-                raise ValueError(f"sha256 of '{file}' is '{digest}', not 64 hexadecimal digits")
-        return self
-
-    def is_needed(self, preset: PresetName) -> bool:
-        """Whether a run of that preset cannot do without it."""
-        return self.fallback is None or preset not in self.fallback_presets
-
-
-class Model(DataSet):
-    """A model a site may hold, by its name on the hub; ``folders`` are below the site's models root.
-
-    The fallback of most is a tiny checkpoint with random weights, which will do for the smoke preset only.
-    """
-
-    name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="the hub's name: owner/model")
-    fallback_presets: list[PresetName] = Field(default=["smoke"])
-    unless: dict[str, Scalar] = Field(
-        default_factory=dict, description="parameters whose steps never look at it: unless.weights = 'random'"
-    )
 
 
 class Step(SpecModel):
@@ -221,6 +183,9 @@ class Tutorial(SpecModel):
     resources: dict[Variant, Resources]
     data: list[DataSet] = Field(default_factory=list)
     models: list[Model] = Field(default_factory=list)
+    stores: list[Literal["data", "models"]] = Field(
+        default_factory=list, description="roots of the site that this tutorial writes to, where the person may"
+    )
     expectations: list[Expectation] = Field(min_length=1)
     throughput: Throughput
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cluster_fixtures import short_dir, slurm, slurm_cluster, wait_for  # noqa: F401
+from hub_support import hub, supplied  # noqa: F401
 from small_disk import disk  # noqa: F401
 from tiny_project import REPOSITORY, harness, make_tiny_project
 

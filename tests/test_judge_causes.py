@@ -325,7 +325,7 @@ class TestOnARealCluster:
     def test_incomplete_data(self, at: Path, tmp_path: Path) -> None:
         (tmp_path / "numbers").mkdir()
         (tmp_path / "numbers" / "a.txt").write_text("1")
-        work = "job_begin xscow-2 tutorial2 cpu; job_offer_data ''; job_check_data numbers a.txt b.txt"
+        work = "job_begin xscow-2 tutorial2 cpu; job_offer_data ''; job_check_data numbers full numbers a.txt b.txt"
         body = f"cd {at}; export RUN_ID=half-1 DATA={tmp_path}; source jobs/lib/job.sh; {work}"
         cause = checked(at, self.run_script(at, body, "half-1"))
         assert cause["id"] == "missing-data"

@@ -35,7 +35,8 @@ def offer(project: Path, kind: str, folder: Path) -> None:
 def test_a_missing_model_is_refused_before_anything_else(project: Path, tmp_path: Path) -> None:
     done = harness(project, "submit", "2", "--preset", "full")
     assert done.returncode == 2
-    assert "preset 'full' uses tiny/counter, and the site names no models root; fetch it (anywhere)" in done.stderr
+    assert "preset 'full' uses tiny/counter, and the site names no models root" in done.stderr
+    assert "; fetch it: harness models fetch tiny/counter, or set MODELS to the models root" in done.stderr
     offer(project, "models", tmp_path / "models")
     done = harness(project, "submit", "2", "--preset", "full")
     assert done.returncode == 2

@@ -20,7 +20,7 @@ from harness.image import local_registry, registry
 from harness.image.base import BaseRecord, base_source, ensure_base
 from harness.image.process import run_command
 from harness.image.registry import RegistryUnreachableError, probe
-from harness.image.retry import RetryPolicy
+from harness.runtime.retry import RetryPolicy
 
 SLIM = "debian:bookworm-slim"
 OTHER = "sha256:" + "ab" * 32

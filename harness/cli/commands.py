@@ -45,6 +45,8 @@ COMMANDS: dict[str, Entry] = {
     ),
     "jobs": Entry("jobs", "Write jobs/*.job for every tutorial and variant; for another site, jobs/SITE/*.job."),
     "docs": Entry("pages", "Write docs/tutorials/*.md for every tutorial, in English and in Chinese."),
+    "models": Entry("supply", "The models that tutorials need of a site."),
+    "data": Entry("supply", "The data sets that tutorials need of a site."),
     "schema": Entry("schema", "Write docs/schema/*.json: the schemas of report.json, result.json and verdict.json."),
     "submit": Entry("submit", "Submit jobs and return; `harness wait` and `harness check` work later from any shell."),
     "status": Entry("status", "Show the newest runs."),

@@ -91,7 +91,7 @@ def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> La
     sources = [
         *((program, f"{PROGRAMS}/{Path(program).name}") for program in programs),
         ("harness/__init__.py", f"{RUNTIME}/harness/__init__.py"),
-        *((f"harness/runtime/{p.name}", f"{RUNTIME}/harness/runtime/{p.name}") for p in sorted(runtime.glob("*.py"))),
+        *((f"harness/runtime/{name}", f"{RUNTIME}/harness/runtime/{name}") for name in _modules(runtime)),
     ]
     return Layer(
         files=tuple(CopiedFile(source, target) for source, target in sources),
@@ -103,6 +103,11 @@ def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> La
             ("org.supercontainers.tutorial", tutorial.id),
         ),
     )
+
+
+def _modules(package: Path) -> list[str]:
+    """All of a package's modules, by their paths within it."""
+    return sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
 
 
 def on_top(project: Project, base: Definition, tutorial: Tutorial, variant: Variant) -> Definition:

@@ -34,8 +34,8 @@ from harness.image.registry import (
     RegistryUnreachableError,
 )
 from harness.image.relay import Relay
-from harness.image.retry import DEFAULT_POLICY, RetryPolicy
 from harness.image.sources import choose_source
+from harness.runtime.retry import DEFAULT_POLICY, RetryPolicy
 
 PROBE_TIMEOUT_S = 3.0
 """Seconds that one registry gets to answer."""

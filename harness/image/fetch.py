@@ -24,7 +24,7 @@ from harness.image.registry import (
     RegistryUnauthorizedError,
     RegistryUnreachableError,
 )
-from harness.image.retry import DEFAULT_POLICY, RetryPolicy
+from harness.runtime.retry import DEFAULT_POLICY, RetryPolicy
 
 REPORT_S = 5.0
 """Seconds between two lines about one download."""

@@ -16,7 +16,7 @@ from harness.image.registry import (
     RegistryTroubleError,
     probe,
 )
-from harness.image.retry import RetryPolicy
+from harness.runtime.retry import RetryPolicy
 
 Answer = str | RegistryError | None
 """A digest, a refusal, or nothing yet."""

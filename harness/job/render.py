@@ -9,7 +9,9 @@ from pathlib import Path
 import jinja2
 
 from harness.errors import SpecError
-from harness.project import Project, Variant
+from harness.holding import DataSet
+from harness.project import PRESETS, Project, Variant
+from harness.runtime.hub.fetch import PROTOCOLS
 from harness.site import DEFAULT_SITE, Site
 from harness.tutorial import Tutorial
 
@@ -46,12 +48,21 @@ def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Sit
         resources=needed,
         memory_mb=round(needed.memory_gb * 1024),
         time=f"{hours:02d}:{minutes:02d}:00",
+        partition=(site.data_partition if needed.internet else None) or site.partition,
         data_root=shlex.quote(site.storage.data or ""),
-        data_sets=[shlex.join([":".join(data.folders), *data.files]) for data in tutorial.data],
+        data_sets=[_checked(data) for data in tutorial.data],
         models_root=shlex.quote(site.storage.models or ""),
-        models=[shlex.join([":".join(model.folders), *model.files]) for model in tutorial.models],
+        models=[_checked(model) for model in tutorial.models],
+        hubs=shlex.quote(",".join(f"{kind}={url}" for kind in PROTOCOLS for url in getattr(site.mirrors, kind))),
     )
     return text
+
+
+def _checked(wanted: DataSet) -> str:
+    """What the job script must know of a data set or model: its name, who can do without, where it is, and of what."""
+    without = [preset for preset in PRESETS if not wanted.is_needed(preset)]
+    fetched = wanted.repository() is not None or bool(wanted.downloads)
+    return shlex.join([wanted.key if fetched else "", ":".join(without), ":".join(wanted.folders), *wanted.files])
 
 
 def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def missing_of(project: Project, tutorial: Tutorial, site: Site, environment: Ma
     wishes += [("models", model) for model in tutorial.models]
     for kind, wanted in wishes:
         root = environment.get(ROOT_VARIABLES[kind]) or getattr(site.storage, kind)
-        missing = _look(kind, wanted, None if root is None else project.root / root)
+        missing = look(kind, wanted, None if root is None else project.root / root)
         if missing is not None:
             found.append(missing)
     return tuple(found)
@@ -68,12 +69,12 @@ def require(
     """
     for missing in missing_of(project, tutorial, site, environment):
         if missing.stops(tutorial, preset, given):
-            variable = ROOT_VARIABLES[missing.kind]
-            fix = f"fetch it ({missing.wanted.source}), or set {variable} to the {missing.kind} root that has it"
+            how = how_to_get(missing.kind, missing.wanted)
+            way = f"{how}, or set {ROOT_VARIABLES[missing.kind]} to the {missing.kind} root that has it"
             raise UserError(
                 f"preset '{preset}' uses {missing.wanted.name}, and {missing.problem}",
                 where=tutorial.id,
-                fix=fix + _way_around(missing),
+                fix=way + _way_around(missing),
             )
 
 
@@ -100,7 +101,14 @@ def _way_around(missing: Missing) -> str:
     return f", or do without: {' '.join(words)}" if words else ""
 
 
-def _look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
+def how_to_get(kind: Kind, wanted: DataSet) -> str:
+    """The line that brings it here, or what a person must do where no program can."""
+    if wanted.repository() is None and not wanted.downloads:
+        return f"get it by hand: {wanted.source}"
+    return f"fetch it: harness {kind} fetch {shlex.quote(wanted.key)}"
+
+
+def look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
     """What is wrong with it below ``root``; None where it is whole in one of its folders."""
     if root is None:
         return Missing(kind, wanted, f"the site names no {kind} root")
@@ -115,4 +123,5 @@ def _look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
 
 
 def _is_there(path: Path) -> bool:
-    return any(file.is_file() and file.stat().st_size > 0 for file in (path, path.with_name(f"{path.name}.gz")))
+    files = (path, path.with_name(f"{path.name}.gz"))
+    return path.is_dir() or any(file.is_file() and file.stat().st_size > 0 for file in files)

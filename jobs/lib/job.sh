@@ -4,10 +4,11 @@
 #   job_begin TUTORIAL NAME VARIANT   who we are; makes the run folder
 #   job_need_gpus N                   fail unless N GPUs are visible; adds --nv
 #   job_need_image                    fail unless the image is there, whole, and signed by a key the catalog trusts
-#   job_offer_data ROOT               give the program the site's data root
-#   job_check_data FOLDERS FILE...    fail where a data set is there, but not whole
-#   job_offer_models ROOT             give the program the site's models root
-#   job_check_models FOLDERS FILE...  fail where a model is there, but not whole
+#   job_offer_data ROOT [writable]    give the program the site's data root
+#   job_check_data NAME PRESETS FOLDERS FILE...    fail where a data set is not whole, or missing and needed
+#   job_offer_models ROOT [writable]  give the program the site's models root
+#   job_check_models NAME PRESETS FOLDERS FILE...  fail where a model is not whole, or missing and needed
+#   job_offer_hubs HUBS               let the program reach hubs: the site's mirrors, this machine's proxies and tokens
 #   job_step STEP [OPTIONS]           run one step inside the image
 #   job_ranks NODES N STEP [OPTIONS]  run one step as N processes on each of NODES nodes
 #
@@ -17,6 +18,7 @@
 
 set -euo pipefail
 umask 022
+JOB_OPTIONS=" $* " # of the job script, as long as nothing else was given to `source`
 
 job_fail() { # what, what to do
     printf 'error: %s; %s\n' "$1" "$2" >&2
@@ -66,7 +68,7 @@ job_begin() {
 
     RANK_NODES=1 RANKS_PER_NODE=1
     GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' NV=()
-    DATA_ROOT='' DATA_BIND=() MODELS_ROOT='' MODELS_BIND=()
+    DATA_ROOT='' DATA_BIND=() MODELS_ROOT='' MODELS_BIND=() HUB_VARIABLES=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
     [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
@@ -191,7 +193,7 @@ job_offer_data() { # the site's data root; DATA wins over it
     fi
     [ -n "$root" ] && [ -d "$root" ] || return 0
     DATA_ROOT=$(readlink -f "$root")
-    DATA_BIND=(--bind "$DATA_ROOT:/data:ro")
+    DATA_BIND=(--bind "$DATA_ROOT:/data:$(job_access "$DATA_ROOT" "${2:-}")")
 }
 
 job_offer_models() { # the site's models root; MODELS wins over it
@@ -201,23 +203,41 @@ job_offer_models() { # the site's models root; MODELS wins over it
     fi
     [ -n "$root" ] && [ -d "$root" ] || return 0
     MODELS_ROOT=$(readlink -f "$root")
-    MODELS_BIND=(--bind "$MODELS_ROOT:/models:ro")
+    MODELS_BIND=(--bind "$MODELS_ROOT:/models:$(job_access "$MODELS_ROOT" "${2:-}")")
 }
 
-job_check_data() { # FOLDER[:FOLDER...] FILE...: a data set that is there, in one of the folders, must be whole
-    [ -z "$DATA_ROOT" ] || job_check_whole 'data set' "$DATA_ROOT" "$@"
+job_access() { # FOLDER ACCESS: rw where the tutorial writes there and the person may
+    if [ "$2" = writable ] && [ -w "$1" ]; then echo rw; else echo ro; fi
 }
 
-job_check_models() { # FOLDER[:FOLDER...] FILE...: a model likewise
-    [ -z "$MODELS_ROOT" ] || job_check_whole model "$MODELS_ROOT" "$@"
+job_offer_hubs() { # HUBS: mirrors of the site as kind=address, by commas
+    local name
+    HUB_VARIABLES=(HARNESS_HUBS="$1")
+    for name in HF_TOKEN HF_ENDPOINT MODELSCOPE_API_TOKEN MODELSCOPE_ENDPOINT \
+        http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+        [ -z "${!name:-}" ] || HUB_VARIABLES+=("$name=${!name}")
+    done
 }
 
-job_check_whole() { # NOUN ROOT FOLDER[:FOLDER...] FILE...
-    local noun=$1 root=$2 folders=() folder file missing='' first=''
-    IFS=: read -ra folders <<<"$3"
-    shift 3
+job_check_data() { # NAME PRESETS FOLDER[:FOLDER...] FILE...: see job_check_whole
+    job_check_whole data "$DATA_ROOT" "$@"
+}
+
+job_check_models() { # NAME PRESETS FOLDER[:FOLDER...] FILE...: see job_check_whole
+    job_check_whole models "$MODELS_ROOT" "$@"
+}
+
+# What is there, in one of the folders, must be whole. What is missing must be something that this preset, one of those
+# in PRESETS (by colons), can do without. NAME is what the command that fetches it calls it; empty: no program can.
+job_check_whole() { # KIND ROOT NAME PRESETS FOLDER[:FOLDER...] FILE...
+    local kind=$1 root=$2 name=$3 presets=$4 folders=() folder file missing='' first='' how noun
+    IFS=: read -ra folders <<<"$5"
+    shift 5
+    how="fetch it: .venv/bin/harness $kind fetch '$name'"
+    [ -n "$name" ] || how="get it by hand: see docs/models-and-data.md"
+    how+=", or set ${kind^^} to a folder that has it"
     for folder in "${folders[@]}"; do
-        [ -d "$root/$folder" ] || continue
+        if [ -z "$root" ] || [ ! -d "$root/$folder" ]; then continue; fi
         missing=''
         for file in "$@"; do
             [ -s "$root/$folder/$file" ] || [ -s "$root/$folder/$file.gz" ] || missing=${missing:-$folder/$file}
@@ -225,7 +245,11 @@ job_check_whole() { # NOUN ROOT FOLDER[:FOLDER...] FILE...
         [ -n "$missing" ] || return 0
         first=${first:-$missing}
     done
-    [ -z "$first" ] || job_fail "$noun incomplete: $root/$first is missing" "fetch it again before submitting"
+    case $kind in data) noun='data set' ;; *) noun=model ;; esac
+    [ -z "$first" ] || job_fail "$noun incomplete: $root/$first is missing" "$how"
+    case :$presets: in *:"$PRESET":*) return 0 ;; esac
+    case $JOB_OPTIONS in *' --weights'[\ =]* | *' --model'[\ =]* | *' --data'[\ =]*) return 0 ;; esac # of one's own
+    job_fail "$noun missing: preset $PRESET needs ${name:-${folders[0]}}, which is not below ${root:-any $kind root}" "$how"
 }
 
 job_step() { # STEP [OPTIONS]
@@ -251,6 +275,7 @@ job_step() { # STEP [OPTIONS]
         TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface TRITON_CACHE_DIR=/tmp/triton
         TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TORCH_EXTENSIONS_DIR=/tmp/torch-extensions CUDA_CACHE_PATH=/tmp/cuda
         VLLM_CACHE_ROOT=/tmp/vllm TILELANG_CACHE_DIR=/tmp/tilelang
+        "${HUB_VARIABLES[@]}"
     )
     [ -z "${CUDA_VISIBLE_DEVICES:-}" ] || variables+=(CUDA_VISIBLE_DEVICES="$CUDA_VISIBLE_DEVICES")
     # Not --env: it splits a value at its commas.

@@ -31,7 +31,7 @@ CAUSES = (
                 r"|Invalid repository ID or local directory specified|Unrecognized model in \S+ Should have a `model_type` key|Cannot find any model weights with",
             ),
             raised(r"HFValidationError"),
-            said(r"error: model incomplete: |error: MODELS=\S+ is no folder"),
+            said(r"error: model (?:incomplete|missing): |error: MODELS=\S+ is no folder"),
             raised(r"ModelError", r"the model is incomplete|which is no folder here|is not below the models root"),
             raised(
                 r"OfflineModeIsEnabled|LocalEntryNotFoundError",
@@ -49,7 +49,7 @@ CAUSES = (
             "提交前先下载数据集，或用 DATA（SCOW_AI_DATASET_PATH）指向它",
         ),
         by=(
-            said(r"error: data set incomplete: |error: DATA=\S+ is no folder"),
+            said(r"error: data set (?:incomplete|missing): |error: DATA=\S+ is no folder"),
             raised(r"FileNotFoundError", _DATA_PATH),
             raised(r"DataError", _DATA_INCOMPLETE),
             raised(r"RuntimeError", r"Dataset not found(?: or corrupted)?\. You can use download=True"),

@@ -1,0 +1,1 @@
+"""What tutorials need of a site: listed, fetched from hubs and servers, verified."""
