@@ -47,12 +47,13 @@ def _add_commands(first_word: str) -> None:
         pages,
         roof,
         runs,
+        sessions,
     )
 
     app.add_typer(catalog.app, name="catalog")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(lock.app, name="lock")
-    for family in (images, build, explain, contents, jobs, pages, runs, history, roof, keys, doctor, demo):
+    for family in (images, build, explain, contents, jobs, pages, runs, sessions, history, roof, keys, doctor, demo):
         family.register(app)
 
 

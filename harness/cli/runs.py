@@ -146,7 +146,7 @@ def cancel(tutorials: TutorialsArgument = None, run: RunOption = None) -> None:
     Example: harness cancel 2
     """
     project = Project.find()
-    for chosen in _chosen(project, tutorials, run):
+    for chosen in _chosen(project, tutorials, run, sessions=True):
         cancel_run(project, chosen)
         typer.echo(f"cancelled {chosen.run_id}")
 
@@ -162,7 +162,7 @@ def report(
     Example: harness report -n 10
     """
     project = Project.find()
-    records = list(islice(newest_runs(project), limit))
+    records = list(islice((record for record in newest_runs(project) if not record.is_session), limit))
     if not records:
         raise UserError("there are no runs", where=str(project.runs), fix="harness submit TUTORIAL")
     typer.echo(write_reports(judge(project, [r.paths for r in records]), project.root / output))
@@ -172,6 +172,8 @@ def judge(project: Project, runs: Sequence[RunPaths]) -> list[ReportEntry]:
     """Judge runs, write each one's verdict into its folder, and record it in the history."""
     found = []
     for run, evidence in zip(runs, gather_all(project, runs), strict=True):
+        if evidence.fact("open"):
+            raise UserError("an interactive session has nothing to be judged", where=str(run.folder))
         if evidence.tutorial is None:
             raise UserError("neither ledger, job record nor result says which tutorial this is", where=str(run.folder))
         found.append((evidence, load_tutorial(project, evidence.tutorial), expected_image(project, run)))
@@ -194,7 +196,12 @@ def write_reports(entries: Sequence[ReportEntry], folder: Path) -> Path:
 
 
 def _chosen(
-    project: Project, tutorials: list[str] | None, run: Path | None, variant: str | None = None
+    project: Project,
+    tutorials: list[str] | None,
+    run: Path | None,
+    variant: str | None = None,
+    *,
+    sessions: bool = False,
 ) -> list[RunPaths]:
     if run is not None:
         if not run.is_dir():
@@ -203,7 +210,7 @@ def _chosen(
     chosen = []
     for name in tutorials or tutorial_ids(project):
         tutorial = load_tutorial(project, name)
-        found = latest_run(project, tutorial, parse_variant(variant) if variant else None)
+        found = latest_run(project, tutorial, parse_variant(variant) if variant else None, sessions=sessions)
         if found is not None:
             chosen.append(found)
         elif tutorials:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import shlex
 from importlib import resources
 from pathlib import Path
+from typing import Literal, get_args
 
 import jinja2
 
 from harness.errors import SpecError
 from harness.project import Project, Variant
 from harness.site import DEFAULT_SITE, Site
+from harness.stack import load_stack
 from harness.tutorial import Tutorial
+
+Server = Literal["jupyter", "board"]
+SERVERS: tuple[Server, ...] = get_args(Server)
 
 
 def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> str:
@@ -50,8 +55,16 @@ def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Sit
         data_sets=[shlex.join([":".join(data.folders), *data.files]) for data in tutorial.data],
         models_root=shlex.quote(site.storage.models or ""),
         models=[shlex.join([":".join(model.folders), *model.files]) for model in tutorial.models],
+        servers=(servers := servers_of(project, tutorial, variant)),
+        open_words=shlex.join([tutorial.stack, site.interactive.allowed_ports(), *servers]),
     )
     return text
+
+
+def servers_of(project: Project, tutorial: Tutorial, variant: Variant) -> list[Server]:
+    """What `harness open` can start in the tutorial's image."""
+    servers: list[Server] = [*load_stack(project, tutorial.stack).variants[variant].servers]
+    return [*servers, "board"] if tutorial.has_board else servers
 
 
 def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> Path:

@@ -16,7 +16,7 @@ from harness.catalog.manifest import Manifest
 from harness.definition.tutorial_image import definition_key, tutorial_definition
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
-from harness.job.render import job_file
+from harness.job.render import Server, job_file
 from harness.project import PresetName, Project, Variant, image_name, parse_variant
 from harness.run.evidence import ExpectedImage
 from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, has_ended, scheduler_of, wait_for_runs
@@ -54,11 +54,12 @@ GROUPS = ".groups"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run to be submitted."""
+    """One run to be submitted. ``server``: an interactive session with that server, instead of the steps."""
 
     tutorial: Tutorial
     variant: Variant
     preset: PresetName
+    server: Server | None = None
 
 
 def submit_run(
@@ -77,9 +78,7 @@ def submit_run(
             that the preset needs is not in the site's storage.
         SchedulerError: the scheduler refused it. SchedulerUnavailableError: it does not answer.
     """
-    prepared = _prepare(project, RunRequest(tutorial, variant, preset), site, options)
-    _hand_in(project, [prepared], None)
-    return prepared.run
+    return submit_runs(project, [RunRequest(tutorial, variant, preset)], site, options=options, how="single")[0]
 
 
 def submit_runs(
@@ -125,10 +124,11 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
     script = job_file(project, tutorial, variant, profile)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
-    require(project, tutorial, preset, profile, os.environ)
+    if wanted.server is None:
+        require(project, tutorial, preset, profile, os.environ)
     image = current_image(project, tutorial, variant, site)
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")
+    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{wanted.server or preset}-{_stamp()}")
     run.folder.mkdir(parents=True)
     ledger: dict[str, Any] = {
         "schema_version": 1,
@@ -136,6 +136,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         "tutorial": tutorial.id,
         "variant": variant,
         "preset": preset,
+        "open": wanted.server,
         "site": site,
         "scheduler": kind,
         "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
@@ -155,6 +156,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         environment={
             "RUN_ID": run.run_id,
             "PRESET": preset,
+            "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
             "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
             "IMAGE": str(project_catalog(project, site).files(image).main),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),

@@ -26,6 +26,11 @@ class RunRecord:
     facts: Mapping[str, Any]
 
     @property
+    def is_session(self) -> bool:
+        """An interactive session: it has no steps and nothing to be judged."""
+        return bool(self.facts.get("open"))
+
+    @property
     def ordering(self) -> float:
         """Seconds since the epoch by which runs are ordered; 0 where nothing says when it was."""
         value = self.facts.get("submitted_at") or self.facts.get("job_started_at") or 0
@@ -73,11 +78,22 @@ def newest_runs(project: Project) -> Iterator[RunRecord]:
 
 
 def latest_run(
-    project: Project, tutorial: Tutorial, variant: str | None = None, preset: str | None = None
+    project: Project,
+    tutorial: Tutorial,
+    variant: str | None = None,
+    preset: str | None = None,
+    *,
+    sessions: bool = False,
 ) -> RunPaths | None:
-    """The newest run of a tutorial, submitted by us or started by hand; None where there is none."""
+    """The newest run of a tutorial, submitted by us or started by hand; None where there is none.
+
+    Args:
+        sessions: interactive sessions count too.
+    """
     wanted = {"tutorial": tutorial.id, "variant": variant, "preset": preset}
     for record in newest_runs(project):
+        if record.is_session and not sessions:
+            continue
         if all(value is None or record.facts.get(key) == value for key, value in wanted.items()):
             return record.paths
     return None
