@@ -147,19 +147,19 @@ def _addresses(project: Project, run: RunPaths, session: Session) -> Addresses:
 
 def _list(project: Project) -> None:
     records = list(open_sessions(project))
-    if not records:
-        typer.echo("no session is open; harness open jupyter TUTORIAL opens one")
-        return
     table = Table("run", "server", "state", "node", "address", box=None, pad_edge=False)
     for record, evidence in zip(records, gather_all(project, [r.paths for r in records]), strict=True):
+        state = evidence.scheduler.state if evidence.scheduler else "no word"
+        if state not in ("PENDING", "RUNNING", "no word"):
+            continue  # it was killed, and could not say so
         try:
             session = read_session(record.paths)
         except HarnessError as error:
             address = error.what
         else:
             address = _addresses(project, record.paths, session).url if session else ""
-        state = evidence.scheduler.state if evidence.scheduler else "no word"
-        if state not in ("PENDING", "RUNNING", "no word"):
-            continue  # it was cancelled, or killed
         table.add_row(record.paths.run_id, str(record.facts["open"]), state, evidence.node or "", address)
-    print_table(table)
+    if table.row_count:
+        print_table(table)
+    else:
+        typer.echo("no session is open; harness open jupyter TUTORIAL opens one")

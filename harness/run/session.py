@@ -108,5 +108,7 @@ def wait_for_session(
 
 
 def open_sessions(project: Project) -> Iterator[RunRecord]:
-    """Sessions of this checkout that have not said that they ended, newest first."""
-    return (record for record in newest_runs(project) if record.is_session and not has_ended(record.paths))
+    """Sessions of this checkout that nobody cancelled and that have not said that they ended, newest first."""
+    for record in newest_runs(project):
+        if record.is_session and "cancelled_at" not in record.facts and not has_ended(record.paths):
+            yield record

@@ -123,11 +123,11 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def serve(kind: str, folder: Path, home: Path, ports: Sequence[int]) -> int:
-    """Run the server until it ends or the job is told to; returns its exit status.
+def serve(kind: str, folder: Path, home: Path, ports: Sequence[int]) -> str:
+    """Run the server until it ends or the job is told to; returns what went wrong, nothing where it ended well.
 
     Raises:
-        ProgramError: it does not start.
+        ProgramError: no port is free, or it does not answer in time.
     """
     server = servers(home)[kind]
     token = secrets.token_urlsafe(24)
@@ -147,13 +147,14 @@ def serve(kind: str, folder: Path, home: Path, ports: Sequence[int]) -> int:
                 session = Session(kind, socket.gethostname(), node, port, server.page, token, time.time())
                 _write_privately(session_file, session)
                 _say(f"{kind} answers on port {port} of {node}; `harness open --list` shows its address")
-                return process.wait()
+                status = process.wait()
+                return f"{kind} ended with status {status}" if status else ""
         finally:
             session_file.unlink(missing_ok=True)
             _stop(process)
         if attempt == ATTEMPTS or _is_free(port):
-            raise ProgramError(f"{kind} ended with status {process.returncode} before it answered")
-    raise AssertionError("the last attempt returns or raises")
+            return f"{kind} ended with status {process.returncode} before it answered"
+    raise AssertionError("the last attempt returns")
 
 
 def _start(command: list[str], variables: Mapping[str, str], home: Path) -> subprocess.Popen[bytes]:
@@ -218,9 +219,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     folder = Path(os.environ[environment.RUN_DIR])
     home = Path(os.environ.get(environment.NOTEBOOKS) or folder)
-    status = serve(kind, folder, home, parse_ports(os.environ[environment.PORTS]))
-    if status:
-        raise ProgramError(f"{kind} ended with status {status}")
+    problem = serve(kind, folder, home, parse_ports(os.environ[environment.PORTS]))
+    if problem:
+        sys.exit(f"error: {problem}")  # status 1: not a mistake in what was asked
 
 
 if __name__ == "__main__":
