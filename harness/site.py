@@ -6,7 +6,7 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.errors import UserError
 from harness.mirrors import MIRROR_KINDS, MirrorKind
@@ -14,6 +14,7 @@ from harness.project import PresetName, Project
 from harness.specfile import LocalizedText, SpecModel, load_spec
 
 DEFAULT_SITE = "default"
+NEVER = 8888  # everybody's Jupyter: clusters forbid it
 
 # A smoke run shows that the program works; its rate is not worth another job.
 DEFAULT_RERUNS: dict[PresetName, int] = {"smoke": 0, "bench": 2, "full": 2}
@@ -75,6 +76,31 @@ def _distinct(addresses: list[str]) -> list[str]:
     return addresses
 
 
+class Interactive(SpecModel):
+    """Where interactive sessions may listen, and how a person gets there."""
+
+    ports: str = Field("20000-29999", pattern=r"^\d{4,5}-\d{4,5}$", description="first and last port, on compute nodes")
+    forbidden_ports: list[int] = Field(default_factory=list, description=f"of those; {NEVER} is never used")
+    login: str | None = Field(None, description="user-facing name of the login node, for the ssh tunnel")
+
+    @model_validator(mode="after")
+    def _some_port(self) -> Interactive:
+        if not self.allowed_ports():
+            raise ValueError(f"ports '{self.ports}' leaves none; write the first and the last, such as 20000-29999")
+        return self
+
+    def allowed_ports(self) -> str:
+        """The ports without the forbidden ones, as ranges: ``20000-20099,20101-20999``."""
+        first, last = map(int, self.ports.split("-"))
+        ranges, start = [], max(first, 1024)
+        for stop in [*sorted({NEVER, *self.forbidden_ports}), min(last, 65535) + 1]:
+            if start <= stop <= last + 1:
+                if start < stop:
+                    ranges.append(f"{start}-{stop - 1}")
+                start = stop + 1
+        return ",".join(ranges)
+
+
 class Site(SpecModel):
     name: str
     title: LocalizedText
@@ -91,6 +117,7 @@ class Site(SpecModel):
         default_factory=lambda: dict(DEFAULT_RERUNS),
         description="by preset: how many more runs may be submitted to decide a throughput that is near its gate",
     )
+    interactive: Interactive = Field(default_factory=lambda: Interactive())
     modules: list[str] = Field(default_factory=list, description="lines a job needs before apptainer is on PATH")
 
 

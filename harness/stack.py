@@ -10,7 +10,6 @@ from harness.errors import SpecError
 from harness.project import Project, Variant
 from harness.specfile import LocalizedText, SpecModel, load_spec
 
-Server = Literal["jupyter", "board"]
 PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PinnedPackage = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*$")]
 
@@ -30,7 +29,9 @@ class StackVariant(SpecModel):
         default_factory=list, description="what packages ask for and the image does without; not locked, not installed"
     )
     extra_indexes: list[str] = Field(default_factory=list, description="package indexes beside the machine's own")
-    servers: list[Server] = Field(default_factory=list, description="what `harness open` finds in the image")
+    servers: list[Literal["jupyter"]] = Field(
+        default_factory=list, description="what `harness open` finds in the image"
+    )
     test: list[str] = Field(min_length=1, description="commands that must succeed inside the finished image")
 
 

@@ -24,6 +24,7 @@ from harness.project import Project
 from harness.project import Variant as Variant
 from harness.specfile import LocalizedText, SpecModel, read_toml, validate_spec
 
+BOARD = "board.py"
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 
 
@@ -216,6 +217,11 @@ class Tutorial(SpecModel):
             if not_finite(expectation):
                 raise ValueError(f"expectation '{expectation.name}' has a number that is not finite")
         return self
+
+    @property
+    def has_board(self) -> bool:
+        """Whether its image holds the program of a web board that `harness open` can start."""
+        return any(Path(module).name == BOARD for module in self.modules)
 
     @property
     def program_folder(self) -> str:

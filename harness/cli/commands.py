@@ -49,6 +49,7 @@ COMMANDS: dict[str, Entry] = {
     "data": Entry("supply", "The data sets that tutorials need of a site."),
     "schema": Entry("schema", "Write docs/schema/*.json: the schemas of report.json, result.json and verdict.json."),
     "submit": Entry("submit", "Submit jobs and return; `harness wait` and `harness check` work later from any shell."),
+    "open": Entry("sessions", "Open Jupyter, or LLaMA-Factory's web board, in a tutorial's image, as a job."),
     "status": Entry("status", "Show the newest runs."),
     "wait": Entry("runs", "Wait until runs have ended."),
     "check": Entry("runs", "Judge runs: outputs, image, device and throughput."),

@@ -101,7 +101,7 @@ def cancel(tutorials: RunsArgument = None, run: RunOption = None) -> None:
     Example: harness cancel 2
     """
     project = Project.find()
-    for chosen in _chosen(project, tutorials, run):
+    for chosen in _chosen(project, tutorials, run, sessions=True):
         cancel_run(project, chosen)
         typer.echo(f"cancelled {chosen.run_id}")
 
@@ -133,7 +133,7 @@ def report(
         return
     spoken = chosen_language(language)
     project = Project.find()
-    records = list(islice(newest_runs(project), limit))
+    records = list(islice((record for record in newest_runs(project) if not record.is_session), limit))
     if not records:
         raise UserError("there are no runs", where=str(project.runs), fix="harness submit TUTORIAL")
     entries = judge(project, [r.paths for r in records])
@@ -160,6 +160,8 @@ def judge(
     def load(wanted: Sequence[RunPaths]) -> list[Case]:
         found: list[Case] = []
         for run, evidence in zip(wanted, gather_all(project, wanted), strict=True):
+            if evidence.fact("open"):
+                raise UserError("an interactive session has nothing to be judged", where=str(run.folder))
             if (name := evidence.tutorial) is None:
                 what = "neither ledger, job record nor result says which tutorial this is"
                 raise UserError(what, where=str(run.folder))
@@ -193,14 +195,16 @@ def write_reports(entries: Sequence[ReportEntry], folder: Path) -> Path:
     return write_html(folder / "index.html", entries)
 
 
-def _chosen(project: Project, named: list[str] | None, run: Path | None, variant: str | None = None) -> list[RunPaths]:
+def _chosen(
+    project: Project, named: list[str] | None, run: Path | None, variant: str | None = None, *, sessions: bool = False
+) -> list[RunPaths]:
     """The runs a person means: folders, which hold a slash as tutorials' names do not, and tutorials' newest runs."""
     if run is not None:
         return [_run_folder(project, str(run))]
     ids = {
         name: load_tutorial(project, name).id for name in named or tutorial_ids(project) if "/" not in name
     }  # by the name given
-    newest = latest_runs(project, ids.values(), parse_variant(variant) if variant else None)
+    newest = latest_runs(project, ids.values(), parse_variant(variant) if variant else None, sessions=sessions)
     if not named:
         chosen = [newest[name] for name in ids.values() if name in newest]
         if not chosen:

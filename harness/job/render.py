@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from importlib import resources
 from pathlib import Path
+from typing import Literal, get_args
 
 import jinja2
 
@@ -13,7 +14,11 @@ from harness.holding import DataSet
 from harness.project import PRESETS, Project, Variant
 from harness.runtime.hub.fetch import PROTOCOLS
 from harness.site import DEFAULT_SITE, Site
+from harness.stack import load_stack
 from harness.tutorial import Tutorial
+
+Server = Literal["jupyter", "board"]
+SERVERS: tuple[Server, ...] = get_args(Server)
 
 
 def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> str:
@@ -54,6 +59,8 @@ def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Sit
         models_root=shlex.quote(site.storage.models or ""),
         models=[_checked(model) for model in tutorial.models],
         hubs=shlex.quote(",".join(f"{kind}={url}" for kind in PROTOCOLS for url in getattr(site.mirrors, kind))),
+        servers=(servers := servers_of(project, tutorial, variant)),
+        open_words=shlex.join([tutorial.stack, site.interactive.allowed_ports(), *servers]),
     )
     return text
 
@@ -63,6 +70,12 @@ def _checked(wanted: DataSet) -> str:
     without = [preset for preset in PRESETS if not wanted.is_needed(preset)]
     fetched = wanted.repository() is not None or bool(wanted.downloads)
     return shlex.join([wanted.key if fetched else "", ":".join(without), ":".join(wanted.folders), *wanted.files])
+
+
+def servers_of(project: Project, tutorial: Tutorial, variant: Variant) -> list[Server]:
+    """What `harness open` can start in the tutorial's image."""
+    servers: list[Server] = [*load_stack(project, tutorial.stack).variants[variant].servers]
+    return [*servers, "board"] if tutorial.has_board else servers
 
 
 def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> Path:

@@ -14,7 +14,7 @@ from harness.catalog.manifest import Manifest
 from harness.catalog.revision import git_revision
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import json_text, write_together
-from harness.job.render import job_file
+from harness.job.render import Server, job_file
 from harness.project import PresetName, Project, Variant
 from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
 from harness.run.gathering import gather, gather_all
@@ -56,13 +56,20 @@ GROUPS = ".groups"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run to be submitted. ``rerun_of``: the run it repeats, to decide about that one's throughput."""
+    """One run to be submitted.
+
+    Attributes:
+        given: parameters of every step, over the preset's.
+        rerun_of: the run it repeats, to decide about that one's throughput.
+        server: an interactive session with that server, instead of the steps.
+    """
 
     tutorial: Tutorial
     variant: Variant
     preset: PresetName
-    given: Mapping[str, Scalar] = field(default_factory=dict)  # parameters of every step, over the preset's
+    given: Mapping[str, Scalar] = field(default_factory=dict)
     rerun_of: str | None = None
+    server: Server | None = None
 
 
 def submit_run(
@@ -81,9 +88,7 @@ def submit_run(
             that the preset needs is not in the site's storage.
         SchedulerError: the scheduler refused it. SchedulerUnavailableError: it does not answer.
     """
-    prepared = _Campaign(project, site, options).prepare(RunRequest(tutorial, variant, preset))
-    _hand_in(project, [prepared], None)
-    return prepared.run
+    return submit_runs(project, [RunRequest(tutorial, variant, preset)], site, options=options, how="single")[0]
 
 
 def submit_runs(
@@ -145,16 +150,17 @@ class _Campaign:
     def prepare(self, wanted: RunRequest) -> _Prepared:
         """The ledger and the job of a run, and its folder; nothing is in it yet."""
         tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
-        kind = (tutorial.id, variant, preset, *option_words(wanted.given))
+        kind = (tutorial.id, variant, wanted.server or preset, *option_words(wanted.given))
         image = self._ready.get(kind) or self._checked(wanted)
         self._ready[kind] = image
-        run = _new_run(self._project, f"{tutorial.stem}-{variant}-{preset}")
+        run = _new_run(self._project, f"{tutorial.stem}-{variant}-{wanted.server or preset}")
         ledger: dict[str, Any] = {
             "schema_version": 1,
             "run_id": run.run_id,
             "tutorial": tutorial.id,
             "variant": variant,
             "preset": preset,
+            "open": wanted.server,
             "site": self._site,
             "scheduler": self._kind,
             "slurm_conf": os.environ.get(SLURM_CONF) if self._kind == "slurm" else None,
@@ -176,6 +182,7 @@ class _Campaign:
             environment={
                 "RUN_ID": run.run_id,
                 "PRESET": preset,
+                "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
                 "CATALOG": str(self._catalog.root),  # whose keys the job trusts
                 "IMAGE": str(self._catalog.files(image).main),
                 "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
@@ -194,7 +201,8 @@ class _Campaign:
         script = job_file(self._project, wanted.tutorial, wanted.variant, self._profile)
         if not script.is_file():
             raise UserError("no such job script", where=str(script), fix="make jobs")
-        require(self._project, wanted.tutorial, wanted.preset, self._profile, os.environ, wanted.given)
+        if wanted.server is None:
+            require(self._project, wanted.tutorial, wanted.preset, self._profile, os.environ, wanted.given)
         return current_image(self._project, wanted.tutorial, wanted.variant, self._site)
 
 
@@ -216,10 +224,11 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
     script = job_file(project, tutorial, variant, profile)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
-    require(project, tutorial, preset, profile, os.environ)
+    if wanted.server is None:
+        require(project, tutorial, preset, profile, os.environ)
     image = current_image(project, tutorial, variant, site)
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{preset}-{_stamp()}")
+    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{wanted.server or preset}-{_stamp()}")
     run.folder.mkdir(parents=True)
     ledger: dict[str, Any] = {
         "schema_version": 1,
@@ -227,6 +236,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         "tutorial": tutorial.id,
         "variant": variant,
         "preset": preset,
+        "open": wanted.server,
         "site": site,
         "scheduler": kind,
         "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
@@ -247,6 +257,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         environment={
             "RUN_ID": run.run_id,
             "PRESET": preset,
+            "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
             "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
             "IMAGE": str(project_catalog(project, site).files(image).main),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),

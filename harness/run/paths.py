@@ -1,7 +1,8 @@
 """The run folder. The only owner of its file names on the harness's side.
 
 The job script (``jobs/lib/job.sh``) writes ``job.json``, ``log.txt`` and ``exit_code``; the program's runtime library
-(``harness.runtime``) writes ``result.json`` and the files below ``outputs/``; the judge writes ``verdict.json``.
+(``harness.runtime``) writes ``result.json`` and the files below ``outputs/``, an interactive session ``session.json``;
+the judge writes ``verdict.json``.
 
 A job that the scheduler starts again writes to ``attempt-1``, ``attempt-2`` ... below the run's folder: on a node that
 was only cut off, the first attempt may still run to its end, and neither may touch the other's files.
@@ -60,6 +61,11 @@ class RunPaths:
     @property
     def result(self) -> Path:
         return self.attempt_folder / "result.json"
+
+    @property
+    def session(self) -> Path:
+        """Where an interactive session's server is found, and its token; there while it answers, its owner's alone."""
+        return self.attempt_folder / "session.json"
 
     @property
     def verdict(self) -> Path:

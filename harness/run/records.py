@@ -30,6 +30,11 @@ class RunRecord:
     facts: Mapping[str, Any]
 
     @property
+    def is_session(self) -> bool:
+        """An interactive session: it has no steps and nothing to be judged."""
+        return bool(self.facts.get("open"))
+
+    @property
     def ordering(self) -> float:
         """Seconds since the epoch by which runs are ordered; 0 where nothing says when it was."""
         value = self.facts.get("submitted_at") or self.facts.get("job_started_at") or 0
@@ -92,12 +97,20 @@ def newest_runs(project: Project) -> Iterator[RunRecord]:
             yield record
 
 
-def latest_runs(project: Project, tutorials: Iterable[str], variant: str | None = None) -> dict[str, RunPaths]:
-    """The newest run of each tutorial that has one, by the tutorial's id, in one pass over the runs."""
+def latest_runs(
+    project: Project, tutorials: Iterable[str], variant: str | None = None, *, sessions: bool = False
+) -> dict[str, RunPaths]:
+    """The newest run of each tutorial that has one, by the tutorial's id, in one pass over the runs.
+
+    Args:
+        sessions: interactive sessions count too.
+    """
     wanted = set(tutorials)
     found: dict[str, RunPaths] = {}
     for record in newest_runs(project) if wanted else ():
         name = record.facts["tutorial"]
+        if record.is_session and not sessions:
+            continue
         if name in wanted and variant in (None, record.facts.get("variant")):
             found[name] = record.paths
             wanted.remove(name)
@@ -107,11 +120,22 @@ def latest_runs(project: Project, tutorials: Iterable[str], variant: str | None 
 
 
 def latest_run(
-    project: Project, tutorial: Tutorial, variant: str | None = None, preset: str | None = None
+    project: Project,
+    tutorial: Tutorial,
+    variant: str | None = None,
+    preset: str | None = None,
+    *,
+    sessions: bool = False,
 ) -> RunPaths | None:
-    """The newest run of a tutorial, submitted by us or started by hand; None where there is none."""
+    """The newest run of a tutorial, submitted by us or started by hand; None where there is none.
+
+    Args:
+        sessions: interactive sessions count too.
+    """
     wanted = {"tutorial": tutorial.id, "variant": variant, "preset": preset}
     for record in newest_runs(project):
+        if record.is_session and not sessions:
+            continue
         if all(value is None or record.facts.get(key) == value for key, value in wanted.items()):
             return record.paths
     return None

@@ -31,3 +31,5 @@ NODE_RANK = "HARNESS_NODE_RANK"  # which of them this is, from 0
 RENDEZVOUS = (
     "HARNESS_RENDEZVOUS"  # a file that is not there yet, on a disk all nodes see: where rank 0 says its address
 )
+PORTS = "HARNESS_PORTS"  # of an interactive session: those the site allows, such as 20000-20999,21005
+NOTEBOOKS = "HARNESS_NOTEBOOKS"  # likewise: the folder in which a person's files are kept

@@ -9,12 +9,14 @@
 #   job_offer_models ROOT [writable]  give the program the site's models root
 #   job_check_models NAME PRESETS FOLDERS FILE...  fail where a model is not whole, or missing and needed
 #   job_offer_hubs HUBS               let the program reach hubs: the site's mirrors, this machine's proxies and tokens
+#   job_open STACK PORTS SERVER...    with OPEN set: run that server inside the image instead of the steps, and end
 #   job_step STEP [OPTIONS]           run one step inside the image
 #   job_ranks NODES N STEP [OPTIONS]  run one step as N processes on each of NODES nodes
 #
 # A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file, or the folder of an image in a catalog), CATALOG,
-# DATA (data root), MODELS (models root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed), PROCESSES (other than N per
-# node, for job_ranks).
+# OPEN (jupyter or board: an interactive session instead of the steps), NOTEBOOKS (where its files are kept),
+# DATA (data root), MODELS (models root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed),
+# PROCESSES (other than N per node, for job_ranks).
 
 set -euo pipefail
 umask 022
@@ -51,7 +53,7 @@ job_begin() {
     NODE=${SLURMD_NODENAME:-$(hostname)}
     CORES=${SLURM_CPUS_PER_TASK:-$(nproc)}
 
-    RUN_ID=${RUN_ID:-$NAME-$VARIANT-$PRESET-$(date -u +%Y%m%dT%H%M%SZ)-${JOB_ID:-$$}}
+    RUN_ID=${RUN_ID:-$NAME-$VARIANT-${OPEN:-$PRESET}-$(date -u +%Y%m%dT%H%M%SZ)-${JOB_ID:-$$}}
     RUN_DIR=$PWD/runs/$RUN_ID
     # On a node that was only cut off, the attempt before this one may still run: it keeps its own files.
     local number
@@ -83,7 +85,7 @@ job_record() { # job.json, replaced whole
         echo '{'
         local name
         for name in TUTORIAL VARIANT PRESET RUN_ID ATTEMPT JOB_ID NODE IMAGE IMAGE_SHA256 STACK DEFINITION_SHA256 \
-            SIGNED_BY GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT; do
+            SIGNED_BY GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT OPEN; do
             printf '  "%s": %s,\n' "${name,,}" "$(job_json "${!name:-}")"
         done
         printf '  "host": %s\n}\n' "$(job_json "$(hostname)")"
@@ -247,9 +249,28 @@ job_check_whole() { # KIND ROOT NAME PRESETS FOLDER[:FOLDER...] FILE...
     done
     case $kind in data) noun='data set' ;; *) noun=model ;; esac
     [ -z "$first" ] || job_fail "$noun incomplete: $root/$first is missing" "$how"
+    [ -z "${OPEN:-}" ] || return 0 # what a session lacks its person finds out
     case :$presets: in *:"$PRESET":*) return 0 ;; esac
     case $JOB_OPTIONS in *' --weights'[\ =]* | *' --model'[\ =]* | *' --data'[\ =]*) return 0 ;; esac # of one's own
     job_fail "$noun missing: preset $PRESET needs ${name:-${folders[0]}}, which is not below ${root:-any $kind root}" "$how"
+}
+
+job_open() { # STACK PORTS SERVER...
+    [ -n "${OPEN:-}" ] || return 0
+    local stack=$1 offered=" ${*:3} " lacking
+    PORTS=$2
+    case $OPEN in
+        jupyter) lacking="add jupyterlab to containers/$stack and 'jupyter' to servers in its stack.toml, then build again" ;;
+        board) lacking="open the board of a tutorial that has a board.py, such as tutorial6" ;;
+        *) job_fail "unknown OPEN '$OPEN'" "use jupyter or board" ;;
+    esac
+    [[ $offered == *" $OPEN "* ]] || job_fail "the image of $NAME ($VARIANT) has no $OPEN" "$lacking"
+    NOTEBOOKS=${NOTEBOOKS:-$PWD/notebooks}
+    mkdir -p "$NOTEBOOKS" 2>/dev/null && [ -w "$NOTEBOOKS" ] ||
+        job_fail "cannot write to $NOTEBOOKS" "set NOTEBOOKS to a folder of your own"
+    NOTEBOOKS=$(readlink -f "$NOTEBOOKS")
+    job_step "$OPEN"
+    exit 0
 }
 
 job_step() { # STEP [OPTIONS]
@@ -277,6 +298,7 @@ job_step() { # STEP [OPTIONS]
         VLLM_CACHE_ROOT=/tmp/vllm TILELANG_CACHE_DIR=/tmp/tilelang
         "${HUB_VARIABLES[@]}"
     )
+    [ -z "${OPEN:-}" ] || variables+=(HARNESS_PORTS="$PORTS" HARNESS_NOTEBOOKS="$NOTEBOOKS")
     [ -z "${CUDA_VISIBLE_DEVICES:-}" ] || variables+=(CUDA_VISIBLE_DEVICES="$CUDA_VISIBLE_DEVICES")
     # Not --env: it splits a value at its commas.
     local variable prefix=APPTAINERENV_
@@ -284,7 +306,11 @@ job_step() { # STEP [OPTIONS]
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
     local command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
         "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)
-    if [ "$RANK_NODES" -eq 1 ]; then
+    if [ -n "${OPEN:-}" ]; then
+        command[2]=exec
+        "${command[@]}" --bind "$NOTEBOOKS" --bind "$SCRATCH:/tmp" "${RUN_IMAGE[@]}" \
+            python -m harness.runtime.session "$OPEN"
+    elif [ "$RANK_NODES" -eq 1 ]; then
         "${command[@]}" --bind "$SCRATCH:/tmp" "${RUN_IMAGE[@]}" "$step" "$@"
     else
         job_on_every_node "$prefix" "${#command[@]}" "${command[@]}" "${RUN_IMAGE[@]}" "$step" "$@"
