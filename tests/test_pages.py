@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from tiny_project import REPOSITORY, harness, make_tiny_project
 
+from harness.catalog.catalog import Catalog
 from harness.page import LANGUAGES, page_file, render_page
 from harness.project import Project
 from harness.tutorial import load_tutorial, tutorial_ids
@@ -51,3 +54,28 @@ def test_a_changed_tutorial_is_drift_until_its_page_is_written(tmp_path: Path) -
     assert "Counts well." in (root / "docs/tutorials/xscow-2.md").read_text(encoding="utf-8")
     shutil.rmtree(root / "docs")
     assert harness(root, "docs", "--check").returncode == 1
+
+
+@pytest.mark.apptainer
+def test_what_was_measured_is_a_page_of_the_newest_runs(built_project: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(built_project, root, symlinks=True)
+    shutil.rmtree(root / "runs")
+    (root / "runs").mkdir()
+    refused = harness(root, "docs", "--measured")
+    assert refused.returncode == 2
+    assert "no tutorial has such a run" in refused.stderr
+    job = ["bash", "jobs/tutorial2.apptainer.cpu.job"]
+    subprocess.run(job, cwd=root, env={**os.environ, "PRESET": "smoke"}, check=True, capture_output=True)
+    done = harness(root, "docs", "--measured")
+    assert done.returncode == 0, done.stderr
+    manifest = Catalog(root / "catalog").current("tutorial2.cpu")
+    assert manifest is not None
+    [row] = [line for line in (root / "docs/tutorials/measured.md").read_text().splitlines() if "[xscow-2]" in line]
+    assert f"| {manifest.bytes / 1e6:.0f} | {manifest.own_bytes / 1e6:.2f} |" in row
+    assert "| `tiny` | pass |" in row
+    assert "`sum` 55" in row
+    assert row.endswith("counts/s |")
+    assert "项检查中" in (root / "docs/tutorials/measured.zh-CN.md").read_text(encoding="utf-8")
+    assert harness(root, "docs").returncode == 0
+    assert (root / "docs/tutorials/measured.md").is_file(), "it is no tutorial's page, and stays"

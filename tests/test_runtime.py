@@ -32,6 +32,7 @@ from harness.runtime import (
     find_data,
     find_mnist,
     read_idx,
+    read_prompt,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -541,3 +542,26 @@ def test_the_result_survives_a_round_trip_through_plain_json(job: Path) -> None:
         run.output("text", "手写数字")
     assert "手写数字" in (job / "result.json").read_text(encoding="utf-8")
     assert json.loads((job / "result.json").read_text(encoding="utf-8"))["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"first\n" + "介绍".encode("gbk"), "line 2: not UTF-8"),
+        ("介绍".encode("utf-16"), "line 1: not UTF-8"),
+        (b" \n", "is empty"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_prompt_that_is_no_text_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "prompt.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        read_prompt(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_prompt_is_read_without_its_byte_order_mark_and_blanks(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes("\ufeff 介绍一下\n大语言模型\n".encode())
+    assert read_prompt(tmp_path / "prompt.txt") == "介绍一下\n大语言模型"

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from harness.runtime.arguments import ProgramArguments
 from harness.runtime.checkpoint import Checkpoint, Checkpoints
-from harness.runtime.data import find_data, find_mnist, read_idx
+from harness.runtime.data import find_data, find_mnist, read_idx, read_prompt
 from harness.runtime.device import DeviceFacts, allocated_cores, choose_device
 from harness.runtime.errors import DataError, DeviceError, ModelError, ProgramError, Terminated, run_program
 from harness.runtime.models import check_model, model_folder, weight_bytes
@@ -55,6 +55,7 @@ __all__ = [
     "measure_windows",
     "model_folder",
     "read_idx",
+    "read_prompt",
     "run_program",
     "weight_bytes",
 ]

@@ -118,6 +118,24 @@ def find_mnist() -> Mnist | None:
     return Mnist(**arrays)
 
 
+def read_prompt(path: Path) -> str:
+    """The text of a file that somebody wrote for a model to read, without blanks around it.
+
+    Raises:
+        DataError: it is not there, is empty, or is not UTF-8 (saved by an editor as GBK or UTF-16, most often).
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text:
+        raise DataError(f"{path}: is empty; a prompt has at least one word")
+    return text
+
+
 def _read(path: Path) -> bytes:
     try:
         if path.suffix == ".gz":

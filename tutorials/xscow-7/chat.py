@@ -6,8 +6,19 @@ wrong, or a slow one chosen silently, does not go unnoticed.
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import DataError, ProgramArguments, ProgramError, StepRun, Throughput, choose_device, run_program
-from harness.runtime.models import check_model, model_folder, weight_bytes
+from harness.runtime import (
+    DataError,
+    ProgramArguments,
+    ProgramError,
+    StepRun,
+    Throughput,
+    check_model,
+    choose_device,
+    model_folder,
+    read_prompt,
+    run_program,
+    weight_bytes,
+)  # fmt: skip
 
 # isort: split
 import argparse
@@ -144,6 +155,8 @@ def check_kernels(run: StepRun, model: nn.Module, folder: Path, tokens: Tensor, 
 
 
 def chat(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
+    if args.question_file:
+        args.question = read_prompt(Path(args.question_file))
     device, facts = choose_device(torch, run.gpus_requested)
     run.use_device(facts)
     run.versions(
@@ -187,6 +200,7 @@ def main() -> None:
     arguments.parameter("weights", "real", "real: the site's model; tiny: made here; random: full size, says nothing")
     arguments.parameter("model", "", "the model's folder; empty: looked for below the site's models root")
     arguments.parameter("question", "Give me a short introduction to large language models.", "asked first")
+    arguments.parameter("question_file", "", "a UTF-8 text file with the question; wins over --question")
     arguments.parameter("kernel", "auto", "what computes with packed weights: auto (the fastest), torch, marlin, …")
     arguments.parameter("new_tokens", 512, "an answer's longest length", minimum=1)
     arguments.parameter("windows", 6, "of timed decoding; the first is warm-up", minimum=2)

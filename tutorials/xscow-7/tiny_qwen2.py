@@ -20,6 +20,10 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+SHAPE = {
+    "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": None,
+}  # fmt: skip
 LEARNED = 0.02  # the mean loss at which every answer is known by heart
 MAX_STEPS = 600
 
@@ -46,24 +50,32 @@ def save_tokenizer(folder: Path, texts: Sequence[str]) -> Any:
 
 
 def save_tiny_qwen2(folder: Path, conversations: Sequence[Messages], *, seed: int = 1) -> float:
-    """Write to ``folder`` a model that knows ``conversations`` by heart; the mean loss it ended with.
+    """Write to ``folder`` a Qwen2 that knows ``conversations`` by heart; the mean loss it ended with.
 
     Two layers, four heads of 32 (vLLM on CPUs wants heads of 32 or more), float32.
 
     Raises:
         RuntimeError: it did not learn them.
     """
-    import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    return learn_by_heart(
+        folder, conversations, Qwen2Config(**SHAPE, tie_word_embeddings=False), Qwen2ForCausalLM, seed
+    )
+
+
+def learn_by_heart(folder: Path, conversations: Sequence[Messages], config: Any, model_class: Any, seed: int) -> float:
+    """Write to ``folder`` a ``model_class`` of shape ``config`` that knows ``conversations``; its last mean loss.
+
+    Raises:
+        RuntimeError: it did not learn them.
+    """
+    import torch
+
     tokenizer = save_tokenizer(folder, [message["content"] for talk in conversations for message in talk])
-    config = Qwen2Config(
-        vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(config)
+    model = model_class(config)
     text = [tokenizer.apply_chat_template(list(talk), tokenize=False) for talk in conversations]
     batch = tokenizer(text, return_tensors="pt", padding=True, padding_side="right", return_token_type_ids=False)
     # Questions cannot be known beforehand, so only answers count.

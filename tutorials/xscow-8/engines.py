@@ -18,7 +18,7 @@ from harness.runtime import ProgramError, allocated_cores
 from harness.runtime.chat_client import ChatClient, Reply
 from harness.runtime.server import serving
 
-NAME = "qwen2"  # what the server calls the model
+NAME = "model"  # what the server calls the model
 GREEDY = {"temperature": 0, "seed": 0}
 
 Messages = list[dict[str, str]]
@@ -61,12 +61,16 @@ class Vllm:
 
 
 @contextmanager
-def vllm(folder: Path, log: Path, gpus: int, parallel: int, longest: int, random_weights: bool) -> Iterator[Vllm]:
+def vllm(
+    folder: Path, log: Path, gpus: int, dtype: str, parallel: int, longest: int, random_weights: bool
+) -> Iterator[Vllm]:
     """A server on a free port, stopped at the end. ``parallel``: processes that share every layer."""
     options = ["--served-model-name", NAME, "--max-model-len", str(longest), "--tensor-parallel-size", str(parallel)]
     # the model's own sampling settings would make greedy answers less than greedy (a repetition penalty)
     options += ["--generation-config", "vllm", "--seed", "0"]
-    options += ["--dtype", "bfloat16"] if gpus else ["--dtype", "float32", "--enforce-eager"]
+    options += ["--dtype", dtype]
+    if not gpus:
+        options += ["--enforce-eager"]  # compiling for a CPU takes minutes
     if random_weights:
         options += ["--load-format", "dummy"]
 
@@ -86,12 +90,12 @@ class Transformers:
 
     backend = "transformers"
 
-    def __init__(self, folder: Path, gpus: int) -> None:
+    def __init__(self, folder: Path, gpus: int, dtype: str) -> None:
         self.served_by = type(self).backend
         self.version = importlib.metadata.version("transformers")
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        options = {"dtype": torch.bfloat16, "device_map": "auto"} if gpus else {"dtype": torch.float32}
-        self._model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+        place = {"device_map": "auto"} if gpus else {}
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **place).eval()
 
     def chat(self, messages: Messages, max_tokens: int) -> Reply:
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

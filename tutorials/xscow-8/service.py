@@ -1,14 +1,22 @@
-"""Serve a model of 72 billion parameters from two GPUs with vLLM, ask it, and measure it as its users see it.
+"""What serving a chat model has to do, whichever model it is: find it, start an engine, ask it, measure it.
 
-The program starts the server on a free port, asks through the interface that OpenAI made common, and stops the server.
-Each layer is shared by both GPUs (tensor parallelism). ``--backend transformers`` runs the same model without a
-server, layers dealt out over the GPUs, which then take turns: for comparison, under its own name.
+``serve.py`` (Qwen2-72B, two GPUs) and scow-6's ``chat.py`` (Qwen3-4B, one GPU) say which model; the rest is here, so
+that both are measured by the same client in the same way.
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import DataError, ProgramArguments, ProgramError, StepRun, choose_device, run_program
+from harness.runtime import (
+    DataError,
+    ProgramArguments,
+    ProgramError,
+    StepRun,
+    check_model,
+    choose_device,
+    model_folder,
+    read_prompt,
+    run_program,
+)  # fmt: skip
 from harness.runtime.chat_client import Load, Reply, measure
-from harness.runtime.models import check_model, model_folder
 
 # isort: split
 import argparse
@@ -17,61 +25,73 @@ import dataclasses
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from engines import Engine, Transformers, check_identity, random_prompt, vllm
+from tiny_qwen2 import Messages, save_tokenizer
 
-MODEL = "Qwen2-72B-Instruct"
-FOLDERS = [MODEL, f"Qwen/{MODEL}"]
 UNKNOWN = "What is a word?"  # nothing a tiny model was taught: its answer hangs on every weight
 BACKENDS, WEIGHTS = ("vllm", "transformers"), ("real", "tiny", "random")
-# config.json of Qwen2-72B-Instruct
-QWEN2_72B = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 152064, "hidden_size": 8192,
-    "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
-    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "hidden_act": "silu",
-    "tie_word_embeddings": False, "use_sliding_window": False, "torch_dtype": "bfloat16",
-}  # fmt: skip
 
 
-def find_model(args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """The model a tutorial is about.
+
+    Attributes:
+        owner, name: on the hub.
+        config: its config.json as published; the shape of ``--weights random``.
+        save_tiny: writes a tiny model of the same architecture that knows conversations by heart.
+        gpu_dtype: what a GPU computes in; CPUs compute in float32.
+    """
+
+    owner: str
+    name: str
+    config: dict[str, Any]
+    save_tiny: Callable[..., float]
+    gpu_dtype: str
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config["model_type"])
+
+
+def find_model(model: ServedModel, args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str, Any]]:
     """(the model's folder, its config.json); a stand-in is made in ``scratch``.
 
     Raises:
-        DataError: it is not there, not whole, or of another architecture.
+        DataError, ModelError: it is not there, not whole, or of another architecture.
     """
     if args.weights == "tiny":
-        from tiny_qwen2 import save_tiny_qwen2
-
         said = [(args.question, "A large language model predicts the next word."), ("Thank you.", "You are welcome.")]
-        talks = [[{"role": "user", "content": ask}, {"role": "assistant", "content": reply}] for ask, reply in said]
-        save_tiny_qwen2(scratch / "tiny", talks, seed=args.seed)
-        return scratch / "tiny", check_model(scratch / "tiny", ["qwen2"])
+        talks: list[Messages] = [
+            [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}] for ask, reply in said
+        ]
+        model.save_tiny(scratch / "tiny", talks, seed=args.seed)
+        return scratch / "tiny", check_model(scratch / "tiny", [model.model_type])
     if args.weights == "random":
-        from tiny_qwen2 import save_tokenizer
-
         tokenizer = save_tokenizer(scratch / "random", [args.question])
-        config = {**QWEN2_72B, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+        config = {**model.config, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
         (scratch / "random" / "config.json").write_text(json.dumps(config, indent=1))
         return scratch / "random", config
-    folder = Path(args.model) if args.model else model_folder(FOLDERS)
+    folder = Path(args.model) if args.model else model_folder([model.name, f"{model.owner}/{model.name}"])
     if folder is None or not folder.is_dir():
-        where = args.model or f"{MODEL} below the site's models root"
+        where = args.model or f"{model.name} below the site's models root"
         raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
-    return folder, check_model(folder, ["qwen2"])
+    return folder, check_model(folder, [model.model_type], ["tokenizer.json"])
 
 
 @contextlib.contextmanager
-def open_engine(run: StepRun, args: argparse.Namespace, folder: Path, gpus: int) -> Iterator[Engine]:
+def open_engine(run: StepRun, args: argparse.Namespace, folder: Path, gpus: int, dtype: str) -> Iterator[Engine]:
     if args.backend == "transformers":
-        yield Transformers(folder, gpus)
+        yield Transformers(folder, gpus, dtype)
         return
     longest = max(args.input_tokens + args.output_tokens, args.new_tokens + 128)
     log = run.output_file("server.log")
-    with vllm(folder, log, gpus, args.tensor_parallel, longest, args.weights == "random") as engine:
+    with vllm(folder, log, gpus, dtype, args.tensor_parallel, longest, args.weights == "random") as engine:
         yield engine
 
 
@@ -113,22 +133,27 @@ def report(run: StepRun, backend: str, alone: Load, together: Load | None) -> No
         )
 
 
-def serve(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
+def serve(model: ServedModel, run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
+    if args.question_file:
+        args.question = read_prompt(Path(args.question_file))
     device, facts = choose_device(torch, run.gpus_requested)
     gpus = 0 if device.type == "cpu" else run.gpus_requested or torch.cuda.device_count()
     if gpus and args.tensor_parallel > gpus:
         raise ProgramError(f"--tensor-parallel {args.tensor_parallel} needs as many GPUs, the job has {gpus}")
     used = args.tensor_parallel if args.backend == "vllm" else gpus
     run.use_device(dataclasses.replace(facts, count=used) if gpus else facts)
+    dtype = model.gpu_dtype if gpus else "float32"
     run.versions(torch=torch.__version__)
+    run.output("computed_on", device.type)
+    run.output("dtype", dtype)
     run.output("model_source", {"real": "real", "tiny": "tiny-trained", "random": "random"}[args.weights])
     run.output("tensor_parallel", args.tensor_parallel if args.backend == "vllm" else 1)
     with run.phase("prepare"):
-        folder, config = find_model(args, scratch)
+        folder, config = find_model(model, args, scratch)
     messages = [{"role": "user", "content": args.question}]
     with contextlib.ExitStack() as open_until_done:
         with run.phase("load"):
-            engine = open_until_done.enter_context(open_engine(run, args, folder, gpus))
+            engine = open_until_done.enter_context(open_engine(run, args, folder, gpus, dtype))
         run.output("backend", engine.backend)
         run.output("served_by", engine.served_by)
         run.versions(**{engine.backend: engine.version})
@@ -150,7 +175,7 @@ def serve(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     report(run, engine.backend, alone, together)
     if args.compare:
         with run.phase("compare"):
-            plain = Transformers(folder, gpus)
+            plain = Transformers(folder, gpus, dtype)
             texts = [plain.chat(said, args.new_tokens).text for said in (messages, unknown)]
         run.output("plain_answer", texts[0])
         run.output("answers", [reply.text, second])
@@ -158,13 +183,13 @@ def serve(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
         run.output("plain_answers_are_the_same", texts == [reply.text, second])
 
 
-def main() -> None:
-    arguments = ProgramArguments(__doc__)
+def parse_arguments(arguments: ProgramArguments) -> argparse.Namespace:
+    """The arguments, those every served model has added to those the program has declared."""
     arguments.parameter("weights", "real", "real: the site's model; tiny: made here; random: full size, says nothing")
     arguments.parameter("model", "", "the model's folder; empty: looked for below the site's models root")
     arguments.parameter("backend", "vllm", "vllm, or transformers for comparison")
-    arguments.parameter("tensor_parallel", 2, "GPUs (on CPUs: processes) that share every layer", minimum=1)
     arguments.parameter("question", "Give me a short introduction to large language models.", "asked first")
+    arguments.parameter("question_file", "", "a UTF-8 text file with the question; wins over --question")
     arguments.parameter("new_tokens", 512, "the answer's longest length", minimum=1)
     arguments.parameter("input_tokens", 512, "of each measured request", minimum=1)
     arguments.parameter("output_tokens", 128, "of each measured request", minimum=2)
@@ -178,10 +203,16 @@ def main() -> None:
             arguments.error(f"--{name}: '{getattr(args, name)}' is none of {', '.join(valid)}")
     if args.weights == "random" and (args.backend != "vllm" or args.compare):
         arguments.error("--weights random: made by vLLM while it loads, so plain transformers has no part in it")
-    run = StepRun.from_environment("serve", tutorial="xscow-8", parameters=vars(args))
-    with run, tempfile.TemporaryDirectory() as scratch:
-        serve(run, args, Path(scratch))
+    return args
 
 
-if __name__ == "__main__":
-    run_program(main)
+def main(arguments: ProgramArguments, model: ServedModel, *, tutorial: str, step: str) -> None:
+    """A whole tutorial; ``arguments`` has ``--tensor-parallel`` already, how many GPUs share every layer."""
+
+    def program() -> None:
+        args = parse_arguments(arguments)
+        run = StepRun.from_environment(step, tutorial=tutorial, parameters=vars(args))
+        with run, tempfile.TemporaryDirectory() as scratch:
+            serve(model, run, args, Path(scratch))
+
+    run_program(program)

@@ -1,7 +1,7 @@
 """Draw pictures from a sentence with Stable Diffusion 3: noise, made a little less noisy many times, then decoded."""
 
 # First: this import marks the moment the program began.
-from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, run_program
+from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, read_prompt, run_program
 
 # isort: split
 import argparse
@@ -76,11 +76,12 @@ def draw(run: StepRun, args: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = False  # a race between kernels has another winner every day: other last digits
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     run.output("model_source", SOURCES[args.weights])
+    prompt = read_prompt(Path(args.prompt_file)) if args.prompt_file else args.prompt
     with run.phase("load"), tempfile.TemporaryDirectory(prefix="sd3-") as scratch:
         folder = find_model(args.weights, args.model, Path(scratch))
         pipeline = full_size(dtype, device, args.seed) if folder is None else load(folder, dtype)
     with run.phase("read_prompts"):
-        told = read_prompts(pipeline, args.prompt, args.negative_prompt, device)
+        told = read_prompts(pipeline, prompt, args.negative_prompt, device)
         pipeline.transformer.to(device)
         pipeline.vae.to(device)
 
@@ -119,6 +120,7 @@ def main() -> None:
         "blurry, low quality, deformed hands, extra fingers, text, watermark",
         "what not to draw",
     )
+    arguments.parameter("prompt_file", "", "a UTF-8 text file with the prompt; wins over --prompt")
     arguments.parameter("images", 10, "pictures, each from a seed of its own", minimum=2)
     arguments.parameter("size", 1024, "width and height in pixels, a multiple of 16", minimum=16)
     arguments.parameter("steps", 70, "from noise to picture", minimum=1)

@@ -1,0 +1,95 @@
+"""Every tutorial of the checkout: its CPU image, its smoke preset as a Slurm job in that image, its verdict.
+
+`make test` runs one tutorial of every stack, `make test-all` all of them. Stages of stacks come from the cache where
+nothing changed (HARNESS_TEST_CACHE); with nothing cached, building them is most of the time. The runs stay in
+``runs/``: `make measured` writes docs/tutorials/measured.md from them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from cluster_fixtures import needs_slurm
+from tiny_project import REPOSITORY, harness
+
+from harness.cluster import ClusterSpec, PrivateCluster
+from harness.judge.verdict import Verdict, load_verdict
+from harness.project import Project
+from harness.run.paths import RunPaths
+from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
+
+# One of every stack, the quickest.
+ONE_PER_STACK = ("xscow-2", "xscow-5", "xscow-9", "xscow-7", "scow-6", "scow-14", "scow-9")
+
+PROJECT = Project(REPOSITORY)
+ALL = {name: load_tutorial(PROJECT, name) for name in tutorial_ids(PROJECT)}
+ON_CPUS = tuple(name for name, tutorial in ALL.items() if "cpu" in tutorial.resources)
+
+pytestmark = [pytest.mark.apptainer, pytest.mark.image, pytest.mark.cluster, pytest.mark.timeout(5400)]
+
+
+def judged(names: Iterable[str], cache: Path, scratch: Path) -> dict[str, Verdict]:
+    """Build the images of ``names``, submit their smoke presets together, wait, judge: the public commands."""
+    if shutil.which("apptainer") is None and shutil.which("singularity") is None:
+        pytest.skip("no apptainer or singularity: scripts/install-apptainer; `make test` installs it")
+    places = {"CATALOG": str(cache.absolute() / "catalog"), "HARNESS_CACHE": str(cache.absolute())}
+    wanted = [ALL[name] for name in names]
+    built = harness(REPOSITORY, "build", *(tutorial.id for tutorial in wanted), env=places)
+    assert built.returncode == 0, built.stderr
+    found: dict[str, Verdict] = {}
+    for nodes in sorted({tutorial.resources["cpu"].nodes for tutorial in wanted}):
+        together = [tutorial for tutorial in wanted if tutorial.resources["cpu"].nodes == nodes]
+        # no larger than the largest job: the others take turns, so that none measures its neighbour
+        spec = ClusterSpec(nodes=nodes, cpus=max(tutorial.resources["cpu"].cpus for tutorial in together))
+        with PrivateCluster(scratch / f"{nodes}", spec) as cluster:
+            found |= _run(together, {**places, **cluster.environment()}, scratch / "report")
+    return found
+
+
+def _run(tutorials: list[Tutorial], environment: dict[str, str], report: Path) -> dict[str, Verdict]:
+    submitted = harness(
+        REPOSITORY, "submit", *(tutorial.id for tutorial in tutorials), "--preset", "smoke", env=environment
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    runs = [RunPaths(REPOSITORY / line) for line in submitted.stdout.split()]
+    assert len(runs) == len(tutorials)
+    for run in runs:
+        checked = harness(REPOSITORY, "check", "--run", str(run.folder), "--report", str(report), env=environment)
+        assert run.verdict.is_file(), checked.stdout + checked.stderr
+    return {verdict.run.tutorial: verdict for verdict in (load_verdict(run.verdict) for run in runs)}
+
+
+def assert_right(verdicts: dict[str, Verdict], names: Iterable[str]) -> None:
+    """Everything passed that was judged, on Slurm; a throughput that scatters may warn where others work as well."""
+    assert set(verdicts) == set(names)
+    problems = [
+        f"{name}: {check.step}::{check.group}::{check.name}: {check.message}"
+        for name, verdict in verdicts.items()
+        for check in verdict.checks
+        if check.status == "fail" or (check.status == "warn" and check.group != "throughput")
+    ]
+    assert not problems, "\n".join(problems)
+    for name, verdict in verdicts.items():
+        assert verdict.overall in ("pass", "warn"), name
+        assert verdict.run.job_id, name
+        judged_outputs = [check for check in verdict.checks if check.group == "output" and check.status == "pass"]
+        assert judged_outputs, f"{name}: nothing was judged"
+
+
+def test_every_stack_with_a_cpu_image_has_its_tutorial() -> None:
+    assert {ALL[name].stack for name in ONE_PER_STACK} == {ALL[name].stack for name in ON_CPUS}
+    assert len(ONE_PER_STACK) == len({ALL[name].stack for name in ONE_PER_STACK})
+
+
+@needs_slurm
+def test_one_tutorial_of_every_stack_passes_as_a_slurm_job(cache: Path, short_dir: Path) -> None:
+    assert_right(judged(ONE_PER_STACK, cache, short_dir), ONE_PER_STACK)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_all_tutorials_pass_as_slurm_jobs(cache: Path, short_dir: Path) -> None:
+    assert_right(judged(ON_CPUS, cache, short_dir), ON_CPUS)
