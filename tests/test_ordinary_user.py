@@ -96,5 +96,5 @@ def test_root_and_an_ordinary_user_build_the_same_image(person: pwd.struct_passw
     roots, theirs = images
     assert theirs.stat().st_uid == person.pw_uid
     assert theirs.name == roots.name  # the same key
-    # All but one time: of an ordinary user's build the engine writes to the folder that it mounts /dev on.
+    # All but one time: for an ordinary user the engine unpacks a stage without /dev, and makes that folder anew.
     assert set(differences(roots, theirs, tmp_path)) <= {"dev: modified"}

@@ -18,7 +18,7 @@ LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
 )
 
-# conda and mamba read this folder after all that an image says itself; in it goes a link, and it goes as it came.
+# conda and mamba read this folder first, and what an image says itself goes before it; the link in it goes as it came.
 # Only in definitions that speak of one of them.
 CONDA = re.compile(r"(?<![\w.-])(?:micro)?(?:conda|mamba)\b(?!-)")
 _CONDA_FOLDER = "/etc/conda/condarc.d"
