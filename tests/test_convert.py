@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from dataclasses import replace
@@ -12,6 +13,7 @@ from tiny_project import exported, harness
 
 from harness.definition.convert import convert
 from harness.definition.dockerfile import parse_dockerfile
+from harness.definition.shell import FUNCTIONS
 from harness.definition.writer import PRIVATE_TMP, write_definition
 from harness.errors import SpecError
 from harness.image.driver import remove_tree
@@ -248,3 +250,14 @@ def test_a_health_check_as_a_test_is_run_by_a_real_engine(
     assert (done.returncode == 0) == (not complaint), done.stderr
     assert complaint in done.stderr + done.stdout
     remove_tree(sandbox)
+
+
+def test_a_download_with_another_checksum_ends_the_build(tmp_path: Path) -> None:
+    wanted = hashlib.sha256(b"weights").hexdigest()
+    post = section(definition(f"FROM debian\nADD --checksum=sha256:{wanted} http://x.example/y /y\n"), "post")
+    call = next(line for line in post if line.startswith("check_sum "))
+    script = "\n".join(["set -e", FUNCTIONS["check_sum"], f"check_sum {call.split()[1]} {tmp_path}/y", "echo went on"])
+    for content, goes_on in (("weights", True), ("weightz", False)):
+        (tmp_path / "y").write_text(content)
+        done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
+        assert ("went on" in done.stdout) == (done.returncode == 0) == goes_on

@@ -581,6 +581,44 @@ def test_a_locked_build_takes_locked_versions_and_refuses_others(world: World, t
     assert "usr/share/drifty: content" in rebuilt.stdout
 
 
+@needs_apt
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("apptainer") is None and shutil.which("singularity") is None, reason=NO_ENGINE)
+def test_a_locked_build_refuses_another_base_python_package_or_tool(project: Path, cache: Path) -> None:
+    """The lock is made for real and then says other things; an archive that moves on is in the slow test."""
+    assert harness(project, "lock", "tiny", "-v", "cpu").returncode == 0
+    built = harness(project, "build", "2", "--locked")
+    assert built.returncode == 0, built.stderr
+    assert "drift" not in built.stderr
+    published = sorted((project / "catalog").rglob("*.sif"))
+    lock = load_spec(project / LOCK, StackLock)
+    assert lock.base is not None
+    assert lock.python is not None
+    other_base = (
+        {"packages": {**lock.base.packages, "bash": "6"}} if lock.base.packages else {"digest": f"sha256:{'1' * 64}"}
+    )
+    engine = next(name for name in ("apptainer", "singularity") if name in lock.tools)
+    for changed, words in (
+        ({"base": lock.base.model_copy(update=other_base)}, "base: "),
+        (
+            {"python": lock.python.model_copy(update={"packages": {"numpy": "2.3"}})},
+            "python: numpy 2.3 is locked, and not in the image",
+        ),
+        ({"tools": {**lock.tools, engine: "0.1"}}, f"tools: {engine} is {lock.tools[engine]}, locked is 0.1"),
+        (
+            {"tools": {**lock.tools, "mksquashfs": "9"}},
+            f"tools: mksquashfs is {lock.tools['mksquashfs']}, locked is 9",
+        ),
+    ):
+        (project / LOCK).write_text(write_lock_text(lock.model_copy(update=changed)))
+        for force in ([], ["--force"]) if words.startswith("tools: m") else ([],):
+            refused = harness(project, "build", "2", "--locked", *force)
+            assert refused.returncode == 1, refused.stderr
+            assert f"drift: tiny.cpu: {words}" in refused.stderr
+            assert f"error: {LOCK}: one thing is not as locked" in refused.stderr
+    assert sorted((project / "catalog").rglob("*.sif")) == published
+
+
 def test_a_lock_that_is_broken_is_a_mistake_with_its_key(project: Path) -> None:
     (project / LOCK).write_text('stack = "tiny"\nvariant = "gpu"\n')
     done = harness(project, "lock", "--check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from harness.definition.model import BuildStage, CopiedFile, Definition, Layer
@@ -15,6 +16,26 @@ LENT_BY_THE_BUILDER = (
     f"if [ -f {LENT_FOLDER}/pip.conf ]; then export PIP_CONFIG_FILE={LENT_FOLDER}/pip.conf; fi",
     f"if [ -f {LENT_FOLDER}/ca.pem ]; then export PIP_CERT={LENT_FOLDER}/ca.pem SSL_CERT_FILE={LENT_FOLDER}/ca.pem; fi",
     f"if [ -f {LENT_FOLDER}/apt.conf ]; then export APT_CONFIG={LENT_FOLDER}/apt.conf; fi",
+)
+
+# conda and mamba read this folder first, and what an image says itself goes before it; the link in it goes as it came.
+# Only in definitions that speak of one of them.
+CONDA = re.compile(r"(?<![\w.-])(?:micro)?(?:conda|mamba)\b(?!-)")
+_CONDA_FOLDER = "/etc/conda/condarc.d"
+LENT_TO_CONDA = (
+    f"if [ -f {LENT_FOLDER}/condarc ]; then",
+    "    harness_made=",
+    f"    for harness_folder in /etc/conda {_CONDA_FOLDER}; do",
+    '        if mkdir "$harness_folder" 2>/dev/null; then harness_made="$harness_folder $harness_made"; fi',
+    "    done",
+    f"    ln -s {LENT_FOLDER}/condarc {_CONDA_FOLDER}/lent.yml",
+    "fi",
+)
+RETURNED_BY_CONDA = (
+    f"if [ -L {_CONDA_FOLDER}/lent.yml ]; then",
+    f"    rm {_CONDA_FOLDER}/lent.yml",
+    '    for harness_folder in $harness_made; do rmdir "$harness_folder" 2>/dev/null || :; done',
+    "fi",
 )
 
 # Apptainer mounts the machine's own /tmp and /var/tmp, writable, while %post runs. Docker's RUN has the image's: there
@@ -110,12 +131,14 @@ def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) 
     )
     if not (commands or first or last):
         return []
+    conda = any(map(CONDA.search, commands))
     lines = [
         # Docker's RUN has umask 022 whatever the caller's is; modes of files in the image depend on it.
         "umask 022",
         *PRIVATE_TMP,
         *LIKE_DOCKER,
         *LENT_BY_THE_BUILDER,
+        *(LENT_TO_CONDA if conda else ()),
         *functions_for([*commands, *last]),
         *first,
         # %files copied under the caller's umask.
@@ -123,5 +146,6 @@ def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) 
         *commands,
         *([f"rm -rf {STAGING}"] if is_staged else []),
         *last,
+        *(RETURNED_BY_CONDA if conda else ()),
     ]
     return [line for command in lines for line in command.split("\n")]

@@ -76,7 +76,8 @@ class BuildDriver:
             recipe = work / f"{name}.def"
             recipe.write_text(write_definition(definition), encoding="utf-8")
             if parent is not None:
-                require_room(self.cache, UNPACK_AND_PACK * parent.stat().st_size, name)
+                if parent.suffix == ".sif":  # an archive of Docker's is not packed, so nothing follows from its size
+                    require_room(self.cache, UNPACK_AND_PACK * parent.stat().st_size, name)
                 (work / definition.base).symlink_to(parent.absolute())
             command = [str(self.engine.path), "build", "--force", "--fakeroot"]
             command += ["--mksquashfs-args", compression.mksquashfs]

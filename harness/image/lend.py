@@ -1,8 +1,8 @@
 """Lending a build the machine's package configuration, so that nothing of it stays in the image.
 
 A container build sees neither pip's configuration nor the machine's certificate authorities. A folder with copies is
-bound while building; the definition's %post points pip, TLS and apt at it when it is there. Mirrors of the site that
-answer go before what the machine has.
+bound while building; the definition's %post points pip, TLS, apt and conda at it when it is there. Mirrors of the site
+that answer go before what the machine has.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from harness.definition.writer import LENT_FOLDER
 from harness.image.apt_relay import apt_relay
+from harness.image.conda_relay import conda_relay
 from harness.image.process import LineCallback
 from harness.mirrors import MirrorKind, probe_mirrors
 from harness.site import Mirrors
@@ -85,14 +86,15 @@ def lending(folder: Path, extra_indexes: list[str], mirrors: Mirrors, say: LineC
     authorities = certificate_authorities(settings)
     if authorities is not None:
         shutil.copyfile(authorities, folder / "ca.pem")
-    with apt_conf(alive["apt"], say) as lines:
+    conda = conda_relay(alive["conda"], folder, LENT_FOLDER, authorities, say)
+    with conda, apt_conf(alive["apt"], say) as lines:
         (folder / "apt.conf").write_text("".join(f"{line}\n" for line in lines))
         yield Lent(folder, tuple(binds))
 
 
 def answering(mirrors: Mirrors, say: LineCallback) -> dict[MirrorKind, list[str]]:
     """The mirrors for packages that answer, by kind, in the site's order; the dead ones are said."""
-    alive: dict[MirrorKind, list[str]] = {"pip": [], "apt": []}
+    alive: dict[MirrorKind, list[str]] = {"pip": [], "apt": [], "conda": []}
     for answer in probe_mirrors({kind: mirrors.by_kind()[kind] for kind in alive}):
         if answer.latency_s is None:
             say(f"{urlsplit(answer.address).netloc}: no: {answer.kind} mirror: {answer.problem}")

@@ -9,12 +9,14 @@ from typing import Any
 from urllib.parse import unquote
 
 from harness.image.contents import read_lock, read_sbom
+from harness.image.stages import TOOLS_IN_KEYS
 from harness.lock.python import normal_name
 from harness.stack_lock import LockedBase, StackLock
 
 _BASE_FIX = "lock again to accept it, or build where the locked base is to be had"
 _APT_FIX = "its archive no longer has the locked version: lock again, or name a snapshot of the archive"
 _PYTHON_FIX = "pip must install the requirements lock, and nothing unpinned after it"
+_TOOL_FIX = "build with the locked version, or lock again with this one"
 _AGAIN = "lock again"
 
 
@@ -67,8 +69,13 @@ def image_drift(lock: StackLock, image: Path) -> list[Drift]:
     Raises:
         HarnessError: the image does not say what it was made from. SifError: no image, or half of one.
     """
-    packages = installed_in(image)
-    return [*base_drift(lock, read_lock(image).base), *apt_drift(lock, packages), *python_drift(lock, packages)]
+    packages, made = installed_in(image), read_lock(image)
+    return [
+        *base_drift(lock, made.base),
+        *apt_drift(lock, packages),
+        *python_drift(lock, packages),
+        *tool_drift(lock, made.tools),
+    ]
 
 
 def base_drift(lock: StackLock, base: Mapping[str, Any]) -> Iterator[Drift]:
@@ -118,6 +125,17 @@ def python_drift(lock: StackLock, installed: Installed) -> Iterator[Drift]:
             yield Drift(f"python: {name} {version} is locked, and not in the image", _PYTHON_FIX)
         elif version not in have:
             yield Drift(f"python: {name} is {', '.join(sorted(have))}, locked is {version}", _PYTHON_FIX)
+
+
+def tool_drift(lock: StackLock, tools: Mapping[str, str]) -> Iterator[Drift]:
+    """Programs that write bytes of an image, in other versions; what only resolved the lock writes none.
+
+    Args:
+        tools: versions of the programs that built, or would build.
+    """
+    for name in sorted(lock.tools.keys() & set(TOOLS_IN_KEYS)):
+        if tools.get(name) != lock.tools[name]:
+            yield Drift(f"tools: {name} is {tools.get(name, 'not used')}, locked is {lock.tools[name]}", _TOOL_FIX)
 
 
 def _changed(part: str, locked: Mapping[str, str], have: Mapping[str, str], fix: str) -> Iterator[Drift]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.image.base import ensure_base
-from harness.image.contents import base_of, read_lock
-from harness.lock.drift import Drift, base_drift, image_drift
+from harness.image.contents import base_of, read_lock, tool_versions
+from harness.image.engine import find_engine
+from harness.lock.drift import Drift, base_drift, image_drift, tool_drift
 from harness.lock.inputs import lock_drift
 from harness.project import Project, Variant, parse_variant
 from harness.site import Site
@@ -54,7 +55,7 @@ class LockGate:
         if self.refuse and not lines:
             reference, mirrors = lock.inputs.base, tuple(self.site.mirrors.registry)
             record = ensure_base(reference, self.project.cache, mirrors=mirrors)
-            lines = list(base_drift(lock, base_of(record)))
+            lines = [*base_drift(lock, base_of(record)), *tool_drift(lock, tool_versions(find_engine()))]
         self._judge(stack, variant, lines)
 
     def check_image(self, image: Path) -> None:
