@@ -23,7 +23,9 @@ RATE = "xscow-2.cpu.smoke::count::throughput::counts"
 
 
 @pytest.fixture
-def at(built_project: Path, slurm_cluster: PrivateCluster, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def at(
+    built_project: Path, slurm_cluster: PrivateCluster, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The built project on the cluster; runs of other tests stay beside ours."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "SBATCH_", "PYTEST_")):
