@@ -83,12 +83,20 @@ def test_a_selection_is_submitted_once_by_two_workers_and_reported_once(at: Path
 def nothing_starts(at: Path) -> Iterator[Callable[[], None]]:
     """Until it is called (or the test ends), jobs pend."""
 
+    drained = True
+
     def nodes(state: str) -> None:
         subprocess.run(["scontrol", "update", "NodeName=ALL", f"State={state}", "Reason=test"], check=True)
 
+    def start() -> None:
+        nonlocal drained
+        if drained:
+            nodes("RESUME")
+        drained = False
+
     nodes("DRAIN")
-    yield lambda: nodes("RESUME")
-    nodes("RESUME")
+    yield start
+    start()
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
