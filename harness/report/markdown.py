@@ -114,6 +114,7 @@ def _details(entry: ReportEntry, language: Language) -> str:
         "revision": shortened(run.git_revision),
         "node": run.host,
         "job": run.job_id,
+        "rerun_of": run.rerun_of,
     }
     shown = [
         f"{LABELS[name].says(language)} {_plain(value)}" for name, value in facts.items() if value and value != "–"
