@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.judge import statistics
-from harness.judge.statistics import decide, drift, learn, robust_spread, warm_up_length
+from harness.judge.statistics import decide, decide_floor, drift, learn, robust_spread, warm_up_length
 
 CAMPAIGNS = 1_000
 
@@ -159,6 +159,54 @@ def test_rates_are_those_the_docstring_states() -> None:
     table = rates_table()
     sys.stdout.write(f"\n{table}\n")
     assert table in (statistics.__doc__ or "")
+
+
+RATIOS = (0.8, 0.9, 0.95, 1.0, 1.05, 1.1)
+
+
+def floor_rate(spread: float, ratio: float, *, reruns: bool) -> tuple[float, float]:
+    """(how often a machine of ``ratio`` times the floor fails, re-runs per run) by the floor's rule."""
+    source = random.Random(f"floor/{spread}/{ratio}")
+    fails = extra = 0
+    for _ in range(CAMPAIGNS):
+        values = [max(1e-9, source.gauss(ratio, ratio * spread)) for _ in range(3)]
+        decision = decide_floor(values[:1], 1.0, 1.0)
+        if decision == "needs re-run" and reruns:
+            extra += 2
+            decision = decide_floor(values, 1.0, 1.0)
+        fails += decision != "good"
+    return fails / CAMPAIGNS, extra / CAMPAIGNS
+
+
+def floor_table() -> str:
+    """The second table of the module's docstring."""
+    rule = "====  ========  ======  ======  ======  ======  ======  ======"
+    lines = [rule, "CV    runs      " + "  ".join(f"{ratio:<6.2f}" for ratio in RATIOS).rstrip(), rule]
+    for spread in (0.02, 0.05):
+        rates = [
+            [floor_rate(spread, ratio, reruns=False)[0] for ratio in RATIOS],
+            [floor_rate(spread, ratio, reruns=True)[0] for ratio in RATIOS],
+            [floor_rate(spread, ratio, reruns=True)[1] for ratio in RATIOS],
+        ]
+        cells = [[f"{rate:.1%}" for rate in row] for row in rates[:2]] + [[f"{extra:.2f}" for extra in rates[2]]]
+        for name, row in zip(("one", "up to 3", "+ runs"), cells, strict=True):
+            lines.append(f"{spread:<4.0%}  {name:<8}  " + "  ".join(f"{cell:<6}" for cell in row).rstrip())
+    return "\n".join([*lines, rule])
+
+
+def test_rates_of_the_floor_with_and_without_re_runs_are_those_the_docstring_states() -> None:
+    table = floor_table()
+    sys.stdout.write(f"\n{table}\n")
+    assert table in (statistics.__doc__ or "")
+
+
+def test_re_runs_make_the_floor_sharper() -> None:
+    """Both kinds of error fall, and a machine that is far too slow costs no more runs."""
+    for spread in (0.02, 0.05):
+        assert floor_rate(spread, 1.05, reruns=True)[0] < floor_rate(spread, 1.05, reruns=False)[0] + 1e-9
+        assert floor_rate(spread, 0.8, reruns=True)[0] > 0.99
+    assert floor_rate(0.02, 0.8, reruns=True)[1] < 0.02
+    assert floor_rate(0.05, 1.05, reruns=False)[0] - floor_rate(0.05, 1.05, reruns=True)[0] > 0.05
 
 
 @pytest.mark.parametrize(("case", "most"), FALSE_ALARMS.items())

@@ -23,7 +23,9 @@ RATE = "xscow-2.cpu.smoke::count::throughput::counts"
 
 
 @pytest.fixture
-def at(built_project: Path, slurm_cluster: PrivateCluster, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def at(
+    built_project: Path, slurm_cluster: PrivateCluster, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The built project on the cluster; runs of other tests stay beside ours."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "SBATCH_", "PYTEST_")):
@@ -81,12 +83,20 @@ def test_a_selection_is_submitted_once_by_two_workers_and_reported_once(at: Path
 def nothing_starts(at: Path) -> Iterator[Callable[[], None]]:
     """Until it is called (or the test ends), jobs pend."""
 
+    drained = True
+
     def nodes(state: str) -> None:
         subprocess.run(["scontrol", "update", "NodeName=ALL", f"State={state}", "Reason=test"], check=True)
 
+    def start() -> None:
+        nonlocal drained
+        if drained:
+            nodes("RESUME")
+        drained = False
+
     nodes("DRAIN")
-    yield lambda: nodes("RESUME")
-    nodes("RESUME")
+    yield start
+    start()
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])

@@ -178,7 +178,8 @@ def test_refused_job_and_ctrl_c(project: Path, run_pytest: Pytest) -> None:
     (project / "interrupt").touch()
     stopped = run_pytest("--tutorial", "2", "--variant", "cpu")
     assert stopped.returncode == 2
-    assert "judge them later: the same command with --collect" in stopped.stdout
+    assert "judge them later: pytest" in stopped.stdout
+    assert "--tutorial 2 --variant cpu --collect" in stopped.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import typer
 
 from harness.cli.build import build_images
 from harness.cli.console import console
+from harness.cli.language import chosen_language
 from harness.cli.options import SiteOption
 from harness.cli.runs import REPORT_FOLDER, judge, write_reports
 from harness.cluster import ClusterSpec, PrivateCluster
@@ -58,7 +59,7 @@ def demo(
         wait_for_runs(project, runs, lambda run: screen.print(f"ended:     {run.run_id}", markup=False), JOB_SECONDS)
         entries = judge(project, runs)
     ended = time.monotonic()
-    print_report(entries)
+    print_report(entries, language=chosen_language(None))
     page = write_reports(entries, project.root / REPORT_FOLDER)
     typer.echo(f"images {built - started:.0f} s, jobs {ended - built:.0f} s")
     typer.echo(f"page: {page}")

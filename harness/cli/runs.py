@@ -85,7 +85,7 @@ def check(
     Examples: harness check 2; harness check $(harness submit 2 --preset smoke)
     """
     project = Project.find()
-    runs = with_families(project, _chosen(project, tutorials, run, variant))
+    runs = with_families([read_record(chosen) for chosen in _chosen(project, tutorials, run, variant)])
     _wait(project, runs, timeout)
     entries = judge(project, runs, reruns=rerun, timeout=timeout)
     print_report(entries, language=chosen_language(language))
@@ -136,7 +136,7 @@ def report(
     records = list(islice((record for record in newest_runs(project) if not record.is_session), limit))
     if not records:
         raise UserError("there are no runs", where=str(project.runs), fix="harness submit TUTORIAL")
-    entries = judge(project, [r.paths for r in records])
+    entries = judge(project, with_families(records))
     if not markdown:
         typer.echo(write_reports(entries, project.root / (output or REPORT_FOLDER)))
     elif output is None:

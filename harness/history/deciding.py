@@ -53,11 +53,14 @@ def judge_until_decided(
         verdicts, problems = judge_all(project, every)
         new: list[RunPaths] = []
         for case, verdict in zip(every, verdicts, strict=True):
-            count = _missing(project, case, verdict, every, verdicts, limit)
+            members = _members(case, every, verdicts)
+            count = _missing(project, case, verdict, members, limit)
             if not count or verdict.run.run_id in told:
                 continue
             try:
-                new += resubmit(project, case[0].paths, count)
+                new += resubmit(
+                    project, case[0].paths, count, known={member.run.run_id for member in members}, progress=tell
+                )
                 tell(f"{verdict.run.run_id}: its throughput is near a gate; {count} more runs decide")
             except HarnessError as error:
                 told.add(verdict.run.run_id)
@@ -78,21 +81,17 @@ def reruns_allowed(project: Project, case: Case) -> int:
     return next((n for preset, n in {**DEFAULT_RERUNS, **by_preset}.items() if preset == evidence.preset), 0)
 
 
-def _missing(
-    project: Project,
-    case: Case,
-    verdict: Verdict,
-    cases: Sequence[Case],
-    verdicts: Sequence[Verdict],
-    limit: int | None,
-) -> int:
+def _members(case: Case, cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts of a run and of its re-runs."""
+    first = first_of(case[0])
+    return [verdict for other, verdict in zip(cases, verdicts, strict=True) if first_of(other[0]) == first]
+
+
+def _missing(project: Project, case: Case, verdict: Verdict, members: Sequence[Verdict], limit: int | None) -> int:
     """How many more runs decide about this one; 0 where none would, none is allowed, or it is a re-run itself."""
     run = case[0].paths
     if not verdict.wants_rerun or first_of(case[0]) != run.run_id:
         return 0
-    members = [
-        other_verdict for other, other_verdict in zip(cases, verdicts, strict=True) if first_of(other[0]) == run.run_id
-    ]
     allowed = (reruns_allowed(project, case) if limit is None else limit) - (len(members) - 1)
     needed = RUNS_TO_DECIDE - sum(decides(member) for member in members)
     # Fewer than needed would decide nothing, and cost as much.

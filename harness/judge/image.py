@@ -131,7 +131,7 @@ def _device_ruling(variant: str, result: RunResult, step: StepResult, gpus_given
         if device.kind != "cpu":
             message = say(
                 "the CPU variant computed on {device}; its floor does not hold there",
-                "CPU 版本在 {device} 上计算；其下限在那里不适用",
+                "CPU 变体在 {device} 上计算；其下限在那里不适用",
                 device=device.name,
             )
             return _fail(message)
@@ -151,7 +151,7 @@ def _device_ruling(variant: str, result: RunResult, step: StepResult, gpus_given
         message = say(
             "CPU fallback: the CUDA variant computed on the CPU; "
             "the image was started without --nv, the node's driver is too old, or the job has no GPU (--gres=gpu:1)",
-            "退回到了 CPU：CUDA 版本在 CPU 上计算；镜像启动时没有 --nv、节点驱动过旧，或作业没有 GPU（--gres=gpu:1）",
+            "退回到了 CPU：CUDA 变体在 CPU 上计算；镜像启动时没有 --nv、节点驱动过旧，或作业没有 GPU（--gres=gpu:1）",
         )
         return _fail(message, expected)
     if device.count < wanted:

@@ -105,6 +105,7 @@ def run_facts(evidence: Evidence, tutorial: Tutorial) -> RunFacts:
         git_revision=(result.git_revision if result else None) or evidence.fact("git_revision"),
         started_at=_finite_or_none(min((step.started_at for step in steps), default=None)),
         ended_at=_finite_or_none(max((step.ended_at for step in steps), default=None)),
+        rerun_of=evidence.fact("rerun_of"),
     )
 
 

@@ -231,7 +231,7 @@ def _identity(evidence: Evidence, tutorial: Tutorial) -> _Ruling:
         return _Ruling("fail", message)
     pairs = (
         (say("tutorial", "教程"), tutorial.id, result.tutorial),
-        (say("variant", "版本"), asked.variant, result.variant),
+        (say("variant", "变体"), asked.variant, result.variant),
         (say("preset", "预设"), asked.preset, result.preset),
         (say("run", "运行"), asked.run_id or evidence.paths.run_id, result.run_id),
         (say("attempt", "尝试"), asked.attempt, result.attempt),
@@ -262,7 +262,7 @@ def _identity(evidence: Evidence, tutorial: Tutorial) -> _Ruling:
     if evidence.preset not in tutorial.presets or evidence.variant not in tutorial.resources:
         message = say(
             "{tutorial} has no {variant} variant with the preset {preset}",
-            "{tutorial} 没有 {variant} 版本的 {preset} 预设",
+            "{tutorial} 没有 {variant} 变体的 {preset} 预设",
             tutorial=tutorial.id,
             variant=evidence.variant,
             preset=evidence.preset,

@@ -231,7 +231,7 @@ def judge_floor(values: Sequence[float], bounds: Bounds | None, spec: Throughput
     if bounds is None:
         message = say(
             "{measured}, but the tutorial states no floor for this variant",
-            "{measured}，但教程没有给出该版本的下限",
+            "{measured}，但教程没有给出该变体的下限",
             measured=measured,
         )
         return _Ruling("fail", message)

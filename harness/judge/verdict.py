@@ -107,7 +107,10 @@ class FailureCause(_Record):
 
 
 class RunFacts(_Record):
-    """Which run was judged. ``device`` is the name the driver gives; times are seconds since the epoch."""
+    """Which run was judged. ``device`` is the name the driver gives; times are seconds since the epoch.
+
+    ``rerun_of``: the run whose throughput this one was made to decide.
+    """
 
     run_id: str
     tutorial: str
@@ -127,6 +130,7 @@ class RunFacts(_Record):
     git_revision: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    rerun_of: str | None = None
 
 
 class Verdict(_Record):

@@ -58,6 +58,7 @@ def run_properties(run: RunFacts) -> list[tuple[str, str]]:
         "image_sha256": run.image_sha256,
         "definition_sha256": run.definition_sha256,
         "git_revision": run.git_revision,
+        "rerun_of": run.rerun_of,
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 

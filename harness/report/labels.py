@@ -48,6 +48,7 @@ LABELS: dict[str, Words] = {
     "files": Words("Files", "文件"),
     "run": Words("run", "运行编号"),
     "job": Words("job", "作业号"),
+    "rerun_of": Words("re-run of", "重跑自"),
     "node": Words("node", "节点"),
     "device": Words("device", "设备"),
     "driver": Words("driver", "驱动"),

@@ -21,7 +21,7 @@ LOG_LINES = 20
 
 # What a run wrote must neither draw a table nor call a person: everything with a meaning becomes an entity.
 _BREAKS = re.compile(r"[\r\n\t\v\f\u2028\u2029]+")
-_SPECIAL = re.compile(r"[\\`*_{}\[\]()#+!|~@:]")
+_SPECIAL = re.compile(r"[\\`*_{}\[\]()#+!|~@]")
 
 
 def render_markdown(entries: Sequence[ReportEntry], *, language: Language = "en") -> str:
@@ -114,6 +114,7 @@ def _details(entry: ReportEntry, language: Language) -> str:
         "revision": shortened(run.git_revision),
         "node": run.host,
         "job": run.job_id,
+        "rerun_of": run.rerun_of,
     }
     shown = [
         f"{LABELS[name].says(language)} {_plain(value)}" for name, value in facts.items() if value and value != "–"

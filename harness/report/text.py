@@ -13,8 +13,8 @@ from rich.text import Text
 from harness.judge.verdict import Status
 from harness.report.entry import ReportEntry, check_id, count_checks
 from harness.report.format import device_label, fraction_text, quantity
-from harness.report.labels import LABELS, STATUSES, TEXTS
-from harness.specfile import Language
+from harness.report.labels import STATUSES, TEXTS
+from harness.specfile import Language, LocalizedText
 
 PIPE_WIDTH = 160  # a pipe has no width; rich's 80 columns would fold every run id
 
@@ -57,13 +57,18 @@ def _print_cause(entry: ReportEntry, console: Console, language: Language) -> No
     cause = entry.verdict.cause
     if cause is None:
         return
-    node = f" ({LABELS['on'].says(language)} {cause.node})" if cause.node else ""
+    node = f" ({'节点' if language == 'zh' else 'on'} {cause.node})" if cause.node else ""
     why = TEXTS["why"].says(language)
-    console.print(Text.assemble((f"  {why}", "bold"), f"  {cause.title.says(language)}{node}"), soft_wrap=True)
+    console.print(Text.assemble((f"  {why}", "bold"), f"  {_told(cause.title, language)}{node}"), soft_wrap=True)
     indent = " " * (4 + cell_len(why))
     for line in cause.evidence:
         console.print(Text(f"{indent}{line.where}: {line.text}", style="dim"), soft_wrap=True)
-    console.print(Text(f"{indent}{cause.fix.says(language)}"), soft_wrap=True)
+    console.print(Text(f"{indent}{_told(cause.fix, language)}"), soft_wrap=True)
+
+
+def _told(text: LocalizedText, language: Language) -> str:
+    """Chinese for who chose it; else both, for the reader of an English terminal may be somebody else."""
+    return text.zh if language == "zh" else f"{text.en} · {text.zh}"
 
 
 def _print_problems(entry: ReportEntry, console: Console, language: Language) -> None:

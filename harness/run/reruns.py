@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from harness.errors import UserError
 from harness.files import write_json
+from harness.lease import Progress, lease
 from harness.project import Project, parse_preset, parse_variant
 from harness.run.campaign import RunRequest, current_image, submit_runs
 from harness.run.paths import RunPaths
-from harness.run.records import read_record
+from harness.run.records import RunRecord, read_record
 from harness.tutorial import load_tutorial
 
 RERUN_OF, RERUNS = "rerun_of", "reruns"
 
+# Below runs/: who is submitting re-runs of which run.
+LEASES = ".reruns"
 
-def family(project: Project, run: RunPaths) -> list[RunPaths]:
+
+def family(run: RunPaths) -> list[RunPaths]:
     """The first run, then its re-runs in the order they were submitted; those whose folders are gone are left out."""
     first = RunPaths(run.folder.parent / str(read_record(run).facts.get(RERUN_OF) or run.run_id))
     if not first.folder.is_dir():
         return [run]
-    named = read_record(first).facts.get(RERUNS)
-    ids = [str(name) for name in named] if isinstance(named, list) else []
-    members = dict.fromkeys([first.run_id, *ids, run.run_id])
+    members = dict.fromkeys([first.run_id, *_rerun_ids(read_record(first).facts), run.run_id])
     found = [RunPaths(run.folder.parent / name) for name in members]
     return [member for member in found if member.folder.is_dir()]
 
 
-def with_families(project: Project, runs: Sequence[RunPaths]) -> list[RunPaths]:
-    """Each run with its family, each once."""
-    return list({member.run_id: member for run in runs for member in family(project, run)}.values())
+def with_families(records: Sequence[RunRecord]) -> list[RunPaths]:
+    """Each run with its family, each once; runs without any are not read again."""
+    members: dict[str, RunPaths] = {}
+    for record in records:
+        linked = RERUN_OF in record.facts or RERUNS in record.facts
+        for member in family(record.paths) if linked else [record.paths]:
+            members.setdefault(member.run_id, member)
+    return list(members.values())
 
 
-def resubmit(project: Project, first: RunPaths, count: int) -> list[RunPaths]:
+def resubmit(
+    project: Project, first: RunPaths, count: int, *, known: Collection[str], progress: Progress
+) -> list[RunPaths]:
     """Submit a run ``count`` times more, as it was submitted, and link the ledgers.
+
+    Two harnesses that judge one run at a time submit its re-runs once: the second gets those of the first.
+
+    Args:
+        known: ids of the re-runs the caller knows.
+        progress: is told whom this waits for.
 
     Raises:
         UserError: it was not submitted from this checkout, or its image is no longer the published one.
@@ -43,13 +59,24 @@ def resubmit(project: Project, first: RunPaths, count: int) -> list[RunPaths]:
     if not first.ledger.is_file() or first.folder.parent != project.runs:
         raise UserError("it was not submitted with harness submit", where=first.run_id, fix="submit it again by hand")
     ledger = json.loads(first.ledger.read_text(encoding="utf-8"))
+    with lease(project.runs / LEASES, first.run_id, progress):
+        unknown = [member for member in family(first) if member.run_id not in {first.run_id, *known}]
+        return unknown or _submit(project, first, ledger, count)
+
+
+def _submit(project: Project, first: RunPaths, ledger: dict[str, Any], count: int) -> list[RunPaths]:
     tutorial = load_tutorial(project, str(ledger["tutorial"]))
     variant, preset, site = parse_variant(ledger["variant"]), parse_preset(ledger["preset"]), str(ledger["site"])
     if current_image(project, tutorial, variant, site).sha256 != ledger["image_sha256"]:
         raise UserError("its image was built again since", where=first.run_id, fix="submit it again: harness submit")
     request = RunRequest(tutorial, variant, preset, ledger.get("given") or {}, rerun_of=first.run_id)
     runs = submit_runs(project, [request] * count, site, options=ledger.get("options") or ())
-    # Read again: a harness beside this one may have submitted some too.
+    # Read again: `harness cancel` writes to it as well.
     ledger = json.loads(first.ledger.read_text(encoding="utf-8"))
-    write_json(first.ledger, {**ledger, RERUNS: [*ledger.get(RERUNS, ()), *(run.run_id for run in runs)]})
+    write_json(first.ledger, {**ledger, RERUNS: [*_rerun_ids(ledger), *(run.run_id for run in runs)]})
     return runs
+
+
+def _rerun_ids(facts: Mapping[str, Any]) -> list[str]:
+    named = facts.get(RERUNS)
+    return [str(name) for name in named] if isinstance(named, list) else []

@@ -115,7 +115,7 @@ class Target:
         if self.awaited or self.problem is not None or self.run is None:
             return
         try:
-            runs = [self.run] if self.given else [self.run, *self._relatives(project, self.run)]
+            runs = [self.run, *(member for member in family(self.run) if member.run_id != self.run.run_id)]
             if wait and not self.given:
                 campaign.wait_for_runs(project, runs)
             self._judge(campaign, project, runs, 0 if self.given else reruns)
@@ -153,10 +153,6 @@ class Target:
         self.entry, self.reruns = entries[0], tuple(entries[1:])
         failed = [f"re-run {e.verdict.run.run_id} failed" for e in self.reruns if e.verdict.overall == "fail"]
         self.notice = "; ".join([*judged.problems, *notices, *failed]) or None
-
-    @staticmethod
-    def _relatives(project: Project, run: RunPaths) -> list[RunPaths]:
-        return [member for member in family(project, run) if member.run_id != run.run_id]
 
     def _as_asked(self, evidence: Evidence) -> Evidence:
         """The evidence, judged by what this session asks for."""
