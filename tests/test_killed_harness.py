@@ -25,7 +25,6 @@ from harness.cluster import ClusterSpec, PrivateCluster
 from harness.run.paths import RunPaths
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
-MOMENTS = 20
 RUNS = 3  # of each submission
 
 # Python imports it by itself at its start.
@@ -96,11 +95,11 @@ def events(at: Path, command: Sequence[str]) -> int:
     return int(record.read_text())
 
 
-def kill_at_moments(at: Path, command: Sequence[str]) -> int:
+def kill_at_moments(at: Path, command: Sequence[str], number: int) -> int:
     """Run a command many times at once, each killed at another moment, spread over all of it; says how many were."""
     moments = events(at, command)
     assert moments > 10
-    chosen = sorted(random.Random(4).sample(range(1, moments + 1), min(MOMENTS, moments)))
+    chosen = sorted(random.Random(4).sample(range(1, moments + 1), min(number, moments)))
     processes = [start(at, moment, command) for moment in chosen]
     for process in processes:
         process.communicate(timeout=120)
@@ -122,7 +121,7 @@ def verdict(run: RunPaths) -> str:
 
 
 def test_a_submission_killed_at_any_moment(at: Path) -> None:
-    submissions = 1 + kill_at_moments(at, ["submit", "2", "--preset", "smoke", "--repeat", str(RUNS)])
+    submissions = 1 + kill_at_moments(at, ["submit", "2", "--preset", "smoke", "--repeat", str(RUNS)], 20)
     idle()
     names = [
         word
@@ -155,7 +154,7 @@ def test_a_submission_killed_at_any_moment(at: Path) -> None:
 def test_judging_killed_at_any_moment(at: Path) -> None:
     folders = harness(at, "submit", "2", "--preset", "smoke", "--repeat", str(RUNS)).stdout.split()
     assert harness(at, "wait", *folders).returncode == 0
-    kill_at_moments(at, ["check", *folders])
+    kill_at_moments(at, ["check", *folders], 8)
     checked = harness(at, "check", *folders)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert {verdict(RunPaths(at / folder)) for folder in folders} == {"pass"}
@@ -166,7 +165,7 @@ def test_judging_killed_at_any_moment(at: Path) -> None:
 
 def test_a_killed_submission_is_found_by_who_checks_it(at: Path) -> None:
     """Slurm took the array, the harness died before it could write down the ids."""
-    before = set(at.glob("runs/*"))
+    before = set(at.glob("runs/tutorial2-*"))
     slow = at.parent / "slow"
     slow.mkdir()
     (slow / "sbatch").write_text(f'#!/bin/sh\n{at.parent}/bin/sbatch "$@" >/dev/null\nkill -9 $PPID\n')
@@ -175,11 +174,52 @@ def test_a_killed_submission_is_found_by_who_checks_it(at: Path) -> None:
         at, "submit", "2", "--preset", "smoke", "--repeat", "2", env={"PATH": f"{slow}:{os.environ['PATH']}"}
     )
     assert done.returncode == -9
-    runs = [RunPaths(path) for path in set(at.glob("runs/*")) - before]
+    runs = [RunPaths(path) for path in set(at.glob("runs/tutorial2-*")) - before]
     assert [json.loads(run.ledger.read_text())["job_id"] for run in runs] == [None, None]
     checked = harness(at, "check", *(f"runs/{run.run_id}" for run in runs))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert [verdict(run) for run in runs] == ["pass", "pass"]
+
+
+def test_somebody_else_may_look_and_judge_and_changes_nothing(at: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may run commands as somebody else")
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv")
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    for folder in at.parents:  # pytest keeps its folders to their owner
+        if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    if subprocess.run([*nobody, str(HARNESS), "--version"], capture_output=True, cwd=at, check=False).returncode != 0:
+        pytest.skip("this Python's folder is closed to other users")
+
+    def by_nobody(*command: str) -> subprocess.CompletedProcess[str]:
+        home = {**os.environ, "HOME": "/nonexistent"}
+        return subprocess.run(
+            [*nobody, str(HARNESS), *command], cwd=at, env=home, capture_output=True, text=True, check=False
+        )
+
+    held, ran = [
+        harness(at, "submit", "2", "--preset", "smoke", *options).stdout.strip() for options in (["-o", "--hold"], [])
+    ]
+    assert harness(at, "check", ran).returncode == 0
+    before = {path: path.read_bytes() for path in (at / ran).rglob("*") if path.is_file()}
+    shown = by_nobody("status")
+    assert shown.returncode == 0, shown.stderr
+    assert "PENDING (JobHeldUser)" in shown.stdout
+    checked = by_nobody("check", ran)
+    assert checked.returncode == 0, checked.stderr
+    assert "✓ pass" in checked.stdout
+    assert "were not kept" in checked.stderr
+    assert "not recorded" in checked.stderr
+    assert "name a folder of your own" in checked.stderr
+    assert "not compared with earlier runs" not in checked.stderr, "a history that can be read is used"
+    assert {path: path.read_bytes() for path in (at / ran).rglob("*") if path.is_file()} == before
+    refused = by_nobody("cancel", held)
+    assert refused.returncode == 1
+    assert "error: scancel:" in refused.stderr
+    assert harness(at, "cancel", held).returncode == 0
+    assert json.loads((at / held / "ledger.json").read_text())["cancelled_by"] == "root"
 
 
 def test_a_run_given_up_by_a_scheduler_that_forgot_it_is_lost_with_the_reason(at: Path) -> None:
