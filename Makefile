@@ -15,7 +15,7 @@ VIA ?= apptainer
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images inspect rebuild defs jobs docs submit \
+.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images bench-reframe bench-runs inspect rebuild defs jobs docs submit \
 	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
@@ -76,6 +76,15 @@ roof: setup ## Measure what this node's device can do, for GPUs that no table kn
 
 history: setup ## Show the throughput measured so far
 	$(HARNESS) history $(TUT) --site $(SITE)
+
+bench: bench-reframe bench-runs bench-images ## Run all benchmarks; write docs/benchmarks
+
+bench-reframe: scheduler ## Measure against ReFrame, and with 10,000 waiting jobs; write docs/benchmarks
+	.venv/bin/python benchmarks/reframe.py --table docs/benchmarks/reframe.md
+	.venv/bin/python benchmarks/polling.py --table docs/benchmarks/polling.md
+
+bench-runs: setup ## Measure status and report of 10,000 recorded runs; write docs/benchmarks
+	.venv/bin/python benchmarks/runs.py --table docs/benchmarks/runs.md
 
 bench-images: engine bases ## Measure building against plain apptainer build (TUT="mnist 1 2"); write docs/benchmarks
 	.venv/bin/python benchmarks/images.py $(or $(TUT),--quick) --table docs/benchmarks/images.md

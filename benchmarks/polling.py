@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trivial import Cost, Meter, harness_command, make_project
+from trivial import Cost, Meter, harness_command, make_trivial_project
 
 from harness.cluster import ClusterSpec, PrivateCluster
 
@@ -43,7 +43,7 @@ def measure(folder: Path, jobs: int) -> list[tuple[str, Cost]]:
         SystemExit: not all of them were found waiting.
     """
     spec = ClusterSpec(nodes=1, gpus=0, shards=0, extra=(f"MaxJobCount={jobs + 1000}",))
-    root = make_project(folder / "project")
+    root = make_trivial_project(folder / "project")
     command = harness_command()
     with PrivateCluster(folder / "box", spec) as cluster:
         meter = Meter(folder, {**os.environ, **cluster.environment()})

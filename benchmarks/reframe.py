@@ -26,7 +26,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from trivial import BODY, REPOSITORY, Cost, Meter, harness_command, make_project
+from trivial import BODY, REPOSITORY, Cost, Meter, harness_command, make_trivial_project
 
 from harness.cluster import ClusterSpec, PrivateCluster
 
@@ -154,7 +154,7 @@ def ran_reframe(meter: Meter, folder: Path, reframe: Path, count: int) -> Cost:
 
 def ours(meter: Meter, folder: Path, how: str, count: int) -> Cost:
     """`harness submit` and `harness check` of ``count`` runs, as a job array or packed."""
-    root = make_project(folder / "project")
+    root = make_trivial_project(folder / "project")
     pack = ["--pack"] if how == "pack" else []
     command = harness_command()
     submitted = meter.run([command, "submit", "2", "--preset", "smoke", "--repeat", str(count), *pack], root)

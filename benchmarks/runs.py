@@ -24,7 +24,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPEATS = 5
 LIMITS = "goals: 2 s and 300 MB"
-COMMANDS = (["status"], ["status", "-n", "1000"], ["report"], ["check", "mnist"])
+COMMANDS = (["--help"], ["status"], ["status", "-n", "1000"], ["report"], ["check", "mnist"])
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from tiny_project import harness, make_tiny_project
 from harness.errors import UserError
 from harness.history.database import HistoryError, open_engine, writing
 from harness.history.effect import effect
-from harness.history.schema import METADATA
+from harness.history.schema import METADATA, NEWEST_REVISION
 from harness.history.selection import selection
 from harness.history.store import History, SeriesKey, series_of
 from harness.judge.verdict import Check, RunFacts, Verdict
@@ -261,3 +261,34 @@ def test_a_database_that_does_not_answer_is_one_line_without_its_password(measur
     wrong = harness(measured, "history", env={"HARNESS_HISTORY": "nonsense"})
     assert wrong.returncode == 2
     assert "not a database URL" in wrong.stderr
+
+
+def test_the_newest_revision_is_the_last_migration(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path}/new.sqlite")
+    with engine.connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == NEWEST_REVISION
+
+
+def test_many_moments_are_answered_as_each_alone(url: str) -> None:
+    history = History.open(url)
+    history.record([verdict(number, 1000 + number) for number in range(0, 40, 2)])
+    moments = [NOON + number * DAY + offset for number in (0, 1, 7, 30, 99) for offset in (-1.0, 0.0, 1.0)]
+    for window in (1, 5, 50):
+        alone = {moment: history.baseline(key(), before=moment, window=window) for moment in moments}
+        assert history.baselines(key(), moments, window=window) == alone
+    history.accept("run-8", "a new driver", by="admin")
+    assert history.baselines(key(), moments) == {one: history.baseline(key(), before=one) for one in moments}
+    assert history.baselines(key(), []) == {}
+
+
+def test_a_history_that_may_only_be_read_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "of-somebody-else"
+    folder.mkdir()
+    history = History.open(f"sqlite:///{folder}/history.sqlite")
+    history.record([verdict(1, 1000)])
+    history.engine.dispose()
+    # Root may write whatever the permissions say: the database itself is told.
+    reader = History.open(f"sqlite:///file:{folder}/history.sqlite?mode=ro&uri=true")
+    assert len(reader.baseline(key(), before=NOON + 9 * DAY)) == 1
+    with pytest.raises(HistoryError, match="readonly"):
+        reader.record([verdict(2, 1000)])

@@ -117,8 +117,9 @@ def test_a_request_that_would_fail_without_a_word_is_refused_here(tmp_path: Path
 def test_unknown_jobs_are_unknown_never_good(slurm: SlurmScheduler, tmp_path: Path, wait_for: WaitFor) -> None:
     job = slurm.submit(request(tmp_path, "true"))
     wait_for(slurm, job)
-    found = slurm.poll(["1", job, "2"])
+    found = slurm.poll(["1", job, "2", "no id", "3;4"])
     assert found[job].state is JobState.COMPLETED
+    assert found["no id"].state is found["3;4"].state is JobState.UNKNOWN
     assert found["1"].state is found["2"].state is JobState.UNKNOWN
     assert slurm.poll(["1"])["1"].state is JobState.UNKNOWN  # squeue fails when asked for one unknown job
     lost = Waiter(slurm, check_s=0.1, first_interval_s=0.1).wait(["1"], timeout_s=20)["1"]

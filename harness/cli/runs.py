@@ -17,6 +17,7 @@ from harness.history.deciding import judge_until_decided
 from harness.history.judging import Case
 from harness.history.recording import record_verdicts
 from harness.judge.judge import write_verdict
+from harness.judge.verdict import Verdict
 from harness.project import Project, parse_variant
 from harness.report.entry import ReportEntry, overall, report_entry
 from harness.report.html import write_html
@@ -89,8 +90,11 @@ def check(
     _wait(project, runs, timeout)
     entries = judge(project, runs, reruns=rerun, timeout=timeout)
     print_report(entries, language=chosen_language(language))
-    page = write_reports(entries, project.root / report_folder)
-    typer.echo(f"page: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
+    try:
+        page = write_reports(entries, project.root / report_folder)
+        typer.echo(f"page: {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}")
+    except UserError as error:  # the verdicts stand; whoever may only read can still ask for them
+        typer.echo(f"warning: {error}", err=True)
     if overall(entries) == "fail":
         raise typer.Exit(1)
 
@@ -178,9 +182,8 @@ def judge(
         tell=lambda line: typer.echo(f"note: {line}", err=True),
         limit=reruns,
     )
-    for (evidence, _, _), verdict in zip(judged.cases, judged.verdicts, strict=True):
-        write_verdict(evidence.paths, verdict)
-    for problem in [*judged.problems, *record_verdicts(project, judged.verdicts)]:
+    unkept = _keep([evidence.paths for evidence, _, _ in judged.cases], judged.verdicts)
+    for problem in [*judged.problems, *unkept, *record_verdicts(project, judged.verdicts)]:
         typer.echo(f"warning: {problem}", err=True)
     return [
         report_entry(verdict, evidence, tutorial)
@@ -188,11 +191,31 @@ def judge(
     ]
 
 
+def _keep(runs: Sequence[RunPaths], verdicts: Sequence[Verdict]) -> list[str]:
+    """Write verdicts into the run folders; a line where some cannot be written, as by people who may only read."""
+    failures = []
+    for run, verdict in zip(runs, verdicts, strict=True):
+        try:
+            write_verdict(run, verdict)
+        except OSError as error:
+            failures.append(f"{run.verdict} ({error.strerror})")
+    return [f"verdicts of {len(failures)} runs were not kept: {failures[0]}"] if failures else []
+
+
 def write_reports(entries: Sequence[ReportEntry], folder: Path) -> Path:
-    """The page, JUnit and JSON of ``entries``; returns the page."""
-    write_junit(folder / "junit.xml", entries)
-    write_json_report(folder / "report.json", entries)
-    return write_html(folder / "index.html", entries)
+    """The page, JUnit and JSON of ``entries``; returns the page.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        write_junit(folder / "junit.xml", entries)
+        write_json_report(folder / "report.json", entries)
+        return write_html(folder / "index.html", entries)
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written: {error.strerror}", where=str(folder), fix="name a folder of your own"
+        ) from error
 
 
 def _chosen(

@@ -11,7 +11,8 @@ from rich.table import Table
 from harness.cli.console import console, print_table
 from harness.cli.options import SiteOption, VariantOption
 from harness.errors import HarnessError, UserError
-from harness.job.render import SERVERS, Server, servers_of
+from harness.job.place import SERVERS, Server
+from harness.job.render import servers_of
 from harness.judge.judge import judge_run
 from harness.project import Project, Variant, parse_variant
 from harness.run.campaign import RunRequest, cancel_run, gather, gather_all, submit_runs

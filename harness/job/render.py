@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import shlex
 from importlib import resources
-from pathlib import Path
-from typing import Literal, get_args
 
 import jinja2
 
 from harness.errors import SpecError
 from harness.holding import DataSet
+from harness.job.place import Server
+from harness.job.place import job_file as job_file
 from harness.project import PRESETS, Project, Variant
 from harness.runtime.hub.fetch import PROTOCOLS
-from harness.site import DEFAULT_SITE, Site
+from harness.site import Site
 from harness.stack import load_stack
 from harness.tutorial import Tutorial
-
-Server = Literal["jupyter", "board"]
-SERVERS: tuple[Server, ...] = get_args(Server)
 
 
 def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> str:
@@ -76,9 +73,3 @@ def servers_of(project: Project, tutorial: Tutorial, variant: Variant) -> list[S
     """What `harness open` can start in the tutorial's image."""
     servers: list[Server] = [*load_stack(project, tutorial.stack).variants[variant].servers]
     return [*servers, "board"] if tutorial.has_board else servers
-
-
-def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> Path:
-    """Where that script is kept: ``jobs/``, or ``jobs/<site>/`` for a site other than the default one."""
-    path = project.job_file(tutorial.stem, variant)
-    return path if site.name == DEFAULT_SITE else path.parent / site.name / path.name

@@ -81,9 +81,11 @@ class SlurmScheduler:
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """One squeue for all, one sacct for those it no longer knows. Array elements go by their own ids: ``12_3``."""
         known: dict[str, JobStatus] = {}
-        for batch in _batches(_whole_arrays(job_ids)):
+        # squeue refuses to answer about any job where one id of a broken record is none.
+        sound = [job_id for job_id in job_ids if slurm_parse.is_job_id(job_id)]
+        for batch in _batches(_whole_arrays(sound)):
             known.update(self._squeue(batch))
-        silent = [job_id for job_id in job_ids if job_id not in known]
+        silent = [job_id for job_id in sound if job_id not in known]
         for batch in _batches(_whole_arrays(silent)):
             known |= self._accounting(batch) | known
         return {job_id: known.get(job_id) or _vanished(job_id) for job_id in job_ids}

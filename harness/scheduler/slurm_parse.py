@@ -139,6 +139,11 @@ class Gres:
     devices: tuple[int, ...] = ()
 
 
+def is_job_id(text: str) -> bool:
+    """Whether this is an id that Slurm gives to jobs: ``12``, or ``12_3`` for an element of an array."""
+    return bool(re.fullmatch(r"[0-9]{1,10}(?:_[0-9]{1,10})?", text))
+
+
 def is_no_answer(stderr: str) -> bool:
     """Whether a failed command says that the controller did not answer, rather than that it refused."""
     return bool(_NO_ANSWER.search(stderr))
