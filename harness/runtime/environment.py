@@ -31,3 +31,4 @@ NODE_RANK = "HARNESS_NODE_RANK"  # which of them this is, from 0
 RENDEZVOUS = (
     "HARNESS_RENDEZVOUS"  # a file that is not there yet, on a disk all nodes see: where rank 0 says its address
 )
+HUBS = "HARNESS_HUBS"  # the site's mirrors of model hubs: kind=address, by commas; only for jobs that download
