@@ -193,6 +193,14 @@ def test_the_program_sees_the_models_root_and_half_a_model_is_an_error(at: Path,
     assert "model None\n" in bash(CPU_JOB, PRESET="smoke").stdout
 
 
+def test_a_preset_that_needs_a_model_ends_with_the_line_that_fetches_it(at: Path, tmp_path: Path) -> None:
+    done = bash(CPU_JOB, PRESET="bench", MODELS=str(tmp_path))
+    assert done.returncode == 2
+    said = errors(done.stderr)[0]
+    assert f"model missing: preset bench needs tiny/counter, which is not below {tmp_path}" in said
+    assert said.endswith(".venv/bin/harness models fetch 'tiny/counter', or set MODELS to a folder that has it")
+
+
 def test_outside_the_checkout_the_script_says_where_to_submit(at: Path, tmp_path: Path) -> None:
     done = subprocess.run(["bash", str(at / CPU_JOB)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -33,3 +33,4 @@ RENDEZVOUS = (
 )
 PORTS = "HARNESS_PORTS"  # of an interactive session: those the site allows, such as 20000-20999,21005
 NOTEBOOKS = "HARNESS_NOTEBOOKS"  # likewise: the folder in which a person's files are kept
+HUBS = "HARNESS_HUBS"  # the site's mirrors of model hubs: kind=address, by commas; only for jobs that download

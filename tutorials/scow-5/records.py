@@ -20,9 +20,10 @@ def read(path: Path) -> list[Record]:
     """
     try:
         content = path.read_bytes()
-        records = json.loads(content.decode("utf-8"))
+        records = json.loads(content.decode("utf-8-sig"))  # some editors put a mark in front
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it again as UTF-8") from None
+        fix = f"iconv -f GB18030 -t UTF-8 {path.name}"
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it again as UTF-8: {fix}") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from None
     except OSError as error:
@@ -72,9 +73,20 @@ def check(records: list[Record], form: str, where: str) -> None:
             raise DataError(f"{where}: record {number}: {problem}; format: {form}")
 
 
-def guess(records: list[Record]) -> str:
-    """The format that the first record looks like."""
-    return "sharegpt" if isinstance(records[0], dict) and "conversations" in records[0] else "alpaca"
+def guess(records: list[Record], where: str) -> str:
+    """The format that the first record looks like.
+
+    Raises:
+        DataError: it looks like none.
+    """
+    first = records[0]
+    keys = list(first) if isinstance(first, dict) else []
+    if "conversations" in keys:
+        return "sharegpt"
+    if "instruction" in keys or "output" in keys:
+        return "alpaca"
+    found = f"the keys {', '.join(map(repr, keys))}" if keys else "no keys"
+    raise DataError(f"{where}: record 1 has {found}: neither alpaca (instruction, output) nor sharegpt (conversations)")
 
 
 def version(records: list[Record]) -> str:

@@ -2,6 +2,7 @@
 
 LLaMA-Factory looks for data sets in one folder, in its dataset_info.json. Versions are never overwritten: a name such
 as `identity` leads to the newest, `identity@1a2b3c...` to the same records for ever: a training can be repeated.
+In the site's data root the newest also lies as NAME/NAME.json, where the fine-tuning tutorials look by themselves.
 """
 
 # First: this import marks the moment the program began.
@@ -10,30 +11,22 @@ from harness.runtime import ProgramArguments, StepRun, Throughput, find_data, ru
 # isort: split
 import argparse
 import copy
-import fcntl
-import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from identity import identity_records
 from records import Record, as_sharegpt, check, guess, read, version
+from registry import INFO, VERSIONS, check_names, load_by_name, register, registered, show
 
+from harness.runtime.data import data_root
 from harness.runtime.device import DeviceFacts, cpu_model
 from harness.runtime.errors import DataError
-from harness.runtime.files import replaced_whole, write_json
+from harness.runtime.files import write_json
 
-INFO = "dataset_info.json"
 SITE = "identity-pku-assistant"
 PASSES, WINDOWS = 200, 6  # over the records, timed: one pass takes less than a millisecond
-COLUMNS: dict[str, dict[str, Any]] = {
-    "alpaca": {"columns": {"prompt": "instruction", "query": "input", "response": "output"}},
-    "sharegpt": {
-        "formatting": "sharegpt",
-        "columns": {"messages": "conversations"},
-        "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
-    },
-}
 
 
 def find_records(given: str) -> tuple[str, list[Record]]:
@@ -44,38 +37,15 @@ def find_records(given: str) -> tuple[str, list[Record]]:
     return ("given" if given else "site"), read(path)
 
 
-def register(folder: Path, names: list[str], records: list[Record], form: str) -> str:
-    """Store ``records`` as a new version and let ``names`` lead to it; the version.
-
-    Many may register at once: the list of data sets is changed under a lock, and replaced whole.
-
-    Raises:
-        DataError: the folder's list of data sets cannot be read.
-    """
-    name = version(records)
-    file = Path("versions") / f"{name}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{INFO}.lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        try:
-            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            info = {}
-        except ValueError as error:
-            raise DataError(f"{folder / INFO}: not JSON: {error}; mend it first, other data sets are in it") from error
-        (folder / file.parent).mkdir(exist_ok=True)
-        if not (folder / file).exists():
-            with replaced_whole(folder / file) as stream:
-                stream.write(json.dumps(records, ensure_ascii=False, indent=1).encode("utf-8"))
-        entry = {"file_name": str(file), **COLUMNS[form]}
-        write_json(folder / INFO, {**info, **{key: entry for each in names for key in (each, f"{each}@{name}")}})
-    return name
-
-
-def load_by_name(folder: Path, name: str) -> list[Record]:
-    """The records of a name, found as LLaMA-Factory finds them."""
-    info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    return read(folder / info[name]["file_name"])
+def find_folder(given: str, of_the_run: Path) -> tuple[str, Path]:
+    """Where to register: the folder that was given, below the site's data root where we may write; else the run's."""
+    if not given:
+        return "run", of_the_run
+    root = data_root()
+    if root is None or not os.access(root, os.W_OK):
+        print(f"note: {root or 'no data root'} cannot be written, so nobody else sees this; set DATA to your own")
+        return "run", of_the_run
+    return "site", root / given
 
 
 def refusals(records: list[Record], form: str) -> list[str]:
@@ -98,19 +68,34 @@ def refusals(records: list[Record], form: str) -> list[str]:
 def work(run: StepRun, args: argparse.Namespace) -> None:
     names = [name.strip() for name in args.names.split(",") if name.strip()]
     source, records = find_records(args.file)
-    form = guess(records)
+    form = guess(records, args.file or source)
     check(records, form, args.file or source)
     run.use_device(DeviceFacts(kind="cpu", name=cpu_model(), count=1))
     run.output("data_source", source)
     run.output("records", len(records))
     run.output("distinct_records", len({version([record]) for record in records}))
 
-    folder = Path(args.folder) if args.folder else run.output_file(INFO).parent
+    own = run.output_file(INFO)
+    place, folder = find_folder(args.folder, own.parent)
+    talks_names = [f"{name}-sharegpt" for name in names] if form == "alpaca" else []
+    check_names(folder, names, talks_names)
     named = register(folder, names, records, form)
     if form == "alpaca":
         talks = as_sharegpt(records)
         check(talks, "sharegpt", "conversations")
-        register(folder, [f"{name}-sharegpt" for name in names], talks, "sharegpt")
+        register(folder, talks_names, talks, "sharegpt")
+    if place == "site":
+        write_json(
+            own,
+            {
+                name: entry
+                for name, entry in registered(folder).items()
+                if name.partition("@")[0] in names + talks_names
+            },
+        )
+        for name in names if form == "alpaca" else []:
+            show(folder.parent, name, folder / VERSIONS / f"{named}.json")
+    run.output("registered_in", place)
     again = register(folder, names, [dict(reversed(record.items())) for record in records], form)
     run.output("version", named)
     run.output("same_content_same_version", again == named)
@@ -136,7 +121,9 @@ def main() -> None:
     arguments = ProgramArguments(__doc__)
     arguments.parameter("names", "identity,identity-pku-assistant", "under which the data set is known, by commas")
     arguments.parameter("file", "", "JSON file of alpaca or sharegpt records; empty: the site's, else our own 91")
-    arguments.parameter("folder", "", "where the data sets of all trainings lie; empty: the run's own folder")
+    arguments.parameter(
+        "folder", "datasets", "of all trainings' data sets, below the site's data root; empty: the run's own"
+    )
     args = arguments.parse_args()
     if not args.names.replace(",", "").strip() or set(args.names) & set("/@ "):
         arguments.error(f"--names: '{args.names}' must hold names without '/', '@' and spaces")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -234,17 +233,17 @@ def _none_gave(wanted: Repository, refusals: Sequence[HubError]) -> HubError:
     return kind(wanted.name, said)
 
 
-def environment_hubs(text: str, environment: Mapping[str, str] = os.environ) -> list[Hub]:
-    """Hubs written as ``huggingface=URL,modelscope=URL``, in that order, each with its token from the environment.
+def parse_mirrors(text: str) -> dict[Protocol, list[str]]:
+    """Mirrors written as ``huggingface=URL,modelscope=URL``, as the job script hands on those of the site.
 
     Raises:
         DataError: another word, or no address.
     """
-    hubs = []
+    mirrors: dict[Protocol, list[str]] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         name, _, endpoint = entry.partition("=")
         protocol = next((known for known in PROTOCOLS if known == name), None)
         if protocol is None or not endpoint.startswith(("http://", "https://")):
             raise DataError(f"'{entry}' is no hub; valid: huggingface=https://… or modelscope=https://…")
-        hubs.append(Hub(protocol, endpoint.rstrip("/"), environment.get(_MODULES[protocol].TOKEN_VARIABLE, "")))
-    return hubs
+        mirrors.setdefault(protocol, []).append(endpoint)
+    return mirrors
