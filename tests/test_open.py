@@ -119,7 +119,7 @@ def test_a_job_that_dies_says_why(tiny: Path, slurm_cluster: PrivateCluster) -> 
     assert "No module named jupyterlab" in done.stderr  # the log's tail
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: tutorial2-cpu-jupyter-")
-    assert "the job ended before jupyter answered: a Python package is missing" in last
+    assert "the job ended before jupyter answered: a Python package is not in the image" in last
     assert "no session is open" in harness(tiny, "open", "--list").stdout
     # It is no run to be judged, and not the tutorial's newest one.
     assert "no run of xscow-2" in harness(tiny, "check", "2").stderr

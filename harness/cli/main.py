@@ -35,6 +35,7 @@ def _add_commands(first_word: str) -> None:
         build,
         catalog,
         cluster,
+        conda,
         contents,
         demo,
         doctor,
@@ -53,7 +54,22 @@ def _add_commands(first_word: str) -> None:
     app.add_typer(catalog.app, name="catalog")
     app.add_typer(cluster.app, name="cluster")
     app.add_typer(lock.app, name="lock")
-    for family in (images, build, explain, contents, jobs, pages, runs, sessions, history, roof, keys, doctor, demo):
+    for family in (
+        images,
+        build,
+        explain,
+        contents,
+        jobs,
+        conda,
+        pages,
+        runs,
+        sessions,
+        history,
+        roof,
+        keys,
+        doctor,
+        demo,
+    ):
         family.register(app)
 
 

@@ -18,7 +18,7 @@ from harness.errors import HarnessError, UserError
 from harness.history.judging import judge_all
 from harness.history.recording import record_verdicts
 from harness.judge.judge import write_verdict
-from harness.project import Project, parse_preset, parse_variant
+from harness.project import Environment, Project, parse_preset, parse_variant
 from harness.report.entry import ReportEntry, overall, report_entry
 from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
@@ -51,6 +51,9 @@ def submit(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="An option for sbatch, such as --gres=shard:16.")
     ] = None,
+    conda: Annotated[
+        bool, typer.Option("--conda", help="In conda environments of the stacks, without images: docs/conda.md.")
+    ] = False,
     pack: Annotated[
         bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
     ] = False,
@@ -63,8 +66,9 @@ def submit(
     harness submit --pack --preset smoke
     """
     project = Project.find()
+    environment: Environment = "conda" if conda else "apptainer"
     requests = [
-        RunRequest(load_tutorial(project, name), parse_variant(chosen), parse_preset(size))
+        RunRequest(load_tutorial(project, name), parse_variant(chosen), parse_preset(size), environment=environment)
         for name in tutorials or tutorial_ids(project)
         for chosen in variant.split(",")
         for size in preset.split(",")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from harness.errors import UserError
 from harness.history.database import explained, open_engine, writing
 from harness.history.schema import ACCEPTED, MEASUREMENTS, RUNS
-from harness.judge.verdict import Check, Verdict
+from harness.judge.verdict import Check, RunFacts, Verdict
 
 # More earlier runs say little more, and hardware that aged long ago is no reference.
 WINDOW = 50
@@ -23,7 +23,10 @@ WINDOW = 50
 
 @dataclass(frozen=True)
 class SeriesKey:
-    """What makes two measurements comparable: the same work, metric, unit, GPU model and count."""
+    """What makes two measurements comparable: the same work, metric, unit, GPU model and count.
+
+    ``variant``: the stack's, ``cpu-conda`` for a run without an image: other libraries of other builds.
+    """
 
     tutorial: str
     variant: str
@@ -71,7 +74,7 @@ def series_of(verdict: Verdict) -> tuple[SeriesKey, Check] | None:
     if run.variant is None or run.preset is None or run.device is None or run.device_count is None:
         return None
     key = SeriesKey(
-        run.tutorial, run.variant, run.preset, check.step, check.name, check.unit, run.device, run.device_count
+        run.tutorial, _variant(run) or "", run.preset, check.step, check.name, check.unit, run.device, run.device_count
     )
     return key, check
 
@@ -112,7 +115,7 @@ class History:
                 connection.execute(delete(RUNS).where(RUNS.c.run_id == run.run_id))
                 facts = run.model_dump()
                 row = {column.name: facts[column.name] for column in RUNS.columns if column.name in facts}
-                row |= {"overall": verdict.overall, "judged_at": now, "judged_by": user}
+                row |= {"variant": _variant(run), "overall": verdict.overall, "judged_at": now, "judged_by": user}
                 connection.execute(insert(RUNS).values(row))
                 found = series_of(verdict)
                 if found is not None:
@@ -204,6 +207,10 @@ class History:
         with explained(self.engine), self.engine.connect() as connection:
             rows = connection.execute(query).all()
         return [_point(row) for row in reversed(rows)]
+
+
+def _variant(run: RunFacts) -> str | None:
+    return f"{run.variant}-conda" if run.variant and run.environment == "conda" else run.variant
 
 
 def _is(key: SeriesKey) -> ColumnElement[bool]:

@@ -16,11 +16,32 @@ def judge_image(evidence: Evidence, tutorial: Tutorial, expected: ExpectedImage 
     wanted = expected.sha256 if expected else None
     wanted_definition = expected.definition_sha256 if expected else None
     missing = absent if evidence.result is None else None
+    conda = _conda(evidence) if evidence.without_image and missing is None else []
     devices = [_device(evidence, step.name, absent) for step in tutorial.steps]
+    if conda:
+        return [*conda, *devices]
     return [
         _digest("digest", "image", digest, wanted, missing, known=expected is not None),
         _definition(definition, wanted_definition, missing, known=expected is not None),
         *devices,
+    ]
+
+
+def _conda(evidence: Evidence) -> list[Check]:
+    """The checks of the image for a run that was asked to do without one; it is never taken for a run in an image."""
+    where = f"no image was used: the run was asked for in a conda environment, {evidence.fact('conda') or 'not named'}"
+    image = evidence.result.image if evidence.result else None
+    if image is not None and image.sha256:
+        ruling: tuple[Status, str] = ("fail", f"asked for without an image, the program ran in {image.sha256[:12]}…")
+    else:
+        ruling = ("skip", where)
+    lock = evidence.fact("lock_sha256")
+    packages = (
+        f"packages are those of the lock {lock[:12]}…, by the job's own check" if lock else "its base has no lock"
+    )
+    return [
+        Check(group="image", name="digest", status=ruling[0], message=ruling[1]),
+        Check(group="image", name="definition", status="skip", message=f"no image, so no definition; {packages}"),
     ]
 
 

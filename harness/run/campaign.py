@@ -17,7 +17,7 @@ from harness.definition.tutorial_image import definition_key, tutorial_definitio
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import write_json
 from harness.job.render import Server, job_file
-from harness.project import PresetName, Project, Variant, image_name, parse_variant
+from harness.project import Environment, PresetName, Project, Variant, image_name, parse_variant
 from harness.run.evidence import ExpectedImage
 from harness.run.following import SLURM_CONF, cancel_run, gather, gather_all, has_ended, scheduler_of, wait_for_runs
 from harness.run.needs import require
@@ -54,12 +54,18 @@ GROUPS = ".groups"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One run to be submitted. ``server``: an interactive session with that server, instead of the steps."""
+    """One run to be submitted.
+
+    Attributes:
+        server: an interactive session with that server, instead of the steps.
+        environment: in the tutorial's image, or in a conda environment of its stack.
+    """
 
     tutorial: Tutorial
     variant: Variant
     preset: PresetName
     server: Server | None = None
+    environment: Environment = "apptainer"
 
 
 def submit_run(
@@ -121,14 +127,15 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
     """The ledger and the job of a run; nothing is written yet."""
     tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
     profile = load_site(project, site)
-    script = job_file(project, tutorial, variant, profile)
+    script = job_file(project, tutorial, variant, profile, wanted.environment)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
     if wanted.server is None:
         require(project, tutorial, preset, profile, os.environ)
-    image = current_image(project, tutorial, variant, site)
+    image = current_image(project, tutorial, variant, site) if wanted.environment == "apptainer" else None
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{wanted.server or preset}-{_stamp()}")
+    what = wanted.server or (preset if image else f"{preset}-conda")
+    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{what}-{_stamp()}")
     run.folder.mkdir(parents=True)
     ledger: dict[str, Any] = {
         "schema_version": 1,
@@ -141,8 +148,9 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         "scheduler": kind,
         "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
         "job_id": None,
-        "image_sha256": image.sha256,
-        "definition_sha256": image.definition_sha256,
+        "environment": wanted.environment,
+        "image_sha256": image.sha256 if image else None,
+        "definition_sha256": image.definition_sha256 if image else None,
         "git_revision": git_revision(project.root),
         "options": list(options),
         "user": getpass.getuser(),
@@ -158,7 +166,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
             "PRESET": preset,
             "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
             "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
-            "IMAGE": str(project_catalog(project, site).files(image).main),
+            **({"IMAGE": str(project_catalog(project, site).files(image).main)} if image else {}),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
         },
         options=tuple(options),
@@ -256,6 +264,8 @@ def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     was not built again is the classic false pass. None where the catalog knows no such image.
     """
     facts = read_record(run).facts
+    if facts.get("environment") == "conda":
+        return None
     if run.ledger.is_file() and "image_sha256" in facts and "definition_sha256" in facts:
         return ExpectedImage(str(facts["image_sha256"]), str(facts["definition_sha256"]))
     if "tutorial" not in facts:
