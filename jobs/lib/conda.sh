@@ -10,7 +10,7 @@
 job_need_conda() { # sets CONDA
     local name=$1 root=$2 python=$3 lock=$4 how=$5 said
     shift 5
-    ENVIRONMENT=conda RUN_IMAGE=("$RUN_DIR/programs/start")
+    ENVIRONMENT=conda IMAGE='' RUN_IMAGE=("$RUN_DIR/programs/start")
     [ -z "${OPEN:-}" ] || job_fail "OPEN=$OPEN works inside an image" "use jobs/$NAME.apptainer.job"
     CONDA=${CONDA_ENV:-$root/$name}
     [ -x "$CONDA/bin/python" ] || job_fail "no conda environment $CONDA" "make it: $how"
