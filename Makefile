@@ -50,7 +50,7 @@ lint: setup ## Ruff, mypy --strict, import order, shellcheck, drift of the gener
 	.venv/bin/lint-imports --no-logo
 	@if command -v shellcheck; then shellcheck -x .ci/run scripts/* jobs/*.job jobs/lib/*.sh; \
 	else echo "no shellcheck here" && test -z "$$CI"; fi
-	$(HARNESS) defs --check && $(HARNESS) jobs --check && $(HARNESS) docs --check && $(HARNESS) schema --check && $(HARNESS) lock --check
+	$(HARNESS) defs --check && $(HARNESS) jobs --check && $(HARNESS) conda --check && $(HARNESS) docs --check && $(HARNESS) schema --check && $(HARNESS) lock --check
 
 build-sif: engine bases ## Build, test and publish the image of TUT (all without TUT)
 	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE) --via $(VIA)

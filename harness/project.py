@@ -12,8 +12,11 @@ from harness.errors import UserError
 
 Variant = Literal["cpu", "cuda"]
 PresetName = Literal["smoke", "bench", "full"]
+# What a job runs its programs in: an image, or a conda environment made from the same lock.
+Environment = Literal["apptainer", "conda"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,9 @@ class Project:
         """``defs/tutorial2.def`` for the CUDA variant, ``defs/tutorial2.cpu.def`` for the CPU one."""
         return self.definitions / f"{image_name(stem, variant)}.def"
 
-    def job_file(self, stem: str, variant: Variant) -> Path:
-        """``jobs/tutorial2.apptainer.job`` for CUDA, ``jobs/tutorial2.apptainer.cpu.job`` for the CPU."""
-        return self.jobs / f"{stem}.apptainer{_variant_suffix(variant)}.job"
+    def job_file(self, stem: str, variant: Variant, environment: Environment = "apptainer") -> Path:
+        """``jobs/tutorial2.apptainer.job`` for CUDA, ``jobs/tutorial2.conda.cpu.job`` for the CPU without an image."""
+        return self.jobs / f"{stem}.{environment}{_variant_suffix(variant)}.job"
 
 
 def parse_variant(text: str) -> Variant:

@@ -26,6 +26,7 @@ class Storage(SpecModel):
     data: str | None = Field(None, description="root of the public data sets")
     models: str | None = Field(None, description="root of the public models")
     catalog: str = Field("catalog", description="where images are published")
+    environments: str = Field("envs", description="where conda environments are, for conda jobs")
     history: str | None = Field(None, description="database URL of the measurements; default: a file below runs/")
 
 

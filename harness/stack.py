@@ -14,6 +14,16 @@ PackageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 PinnedPackage = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*$")]
 
 
+class Conda(SpecModel):
+    """What a conda environment needs beside the lock: what the image's base brings, and what apt installs."""
+
+    packages: list[str] = Field(default_factory=list, description="of conda-forge, as conda writes them: name=version")
+    pip: list[PinnedPackage] = Field(
+        default_factory=list, description="installed by pip instead of the lock: the base image brings them, unlocked"
+    )
+    note: str = Field("", description="for who makes the environment")
+
+
 class StackVariant(SpecModel):
     """One way to build the stack."""
 
@@ -32,6 +42,7 @@ class StackVariant(SpecModel):
     servers: list[Literal["jupyter"]] = Field(
         default_factory=list, description="what `harness open` finds in the image"
     )
+    conda: Conda = Field(default_factory=lambda: Conda())
     test: list[str] = Field(min_length=1, description="commands that must succeed inside the finished image")
 
 

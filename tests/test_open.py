@@ -18,10 +18,8 @@ from urllib.request import Request, urlopen
 import pytest
 from browser import needs_browser, page_source
 from cluster_fixtures import needs_slurm
-from test_tutorials import catalog  # noqa: F401 - the fixture
 from tiny_project import HARNESS, REPOSITORY, harness, image_of, make_tiny_project
 
-from harness.catalog.catalog import Catalog
 from harness.cluster import ClusterSpec, PrivateCluster
 from harness.errors import SpecError
 from harness.project import Project
@@ -119,7 +117,7 @@ def test_a_job_that_dies_says_why(tiny: Path, slurm_cluster: PrivateCluster) -> 
     assert "No module named jupyterlab" in done.stderr  # the log's tail
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: tutorial2-cpu-jupyter-")
-    assert "the job ended before jupyter answered: a Python package is missing" in last
+    assert "the job ended before jupyter answered: a Python package is not in the image" in last
     assert "no session is open" in harness(tiny, "open", "--list").stdout
     # It is no run to be judged, and not the tutorial's newest one.
     assert "no run of xscow-2" in harness(tiny, "check", "2").stderr
@@ -164,14 +162,25 @@ def small_range(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateClu
 
 
 @pytest.fixture(scope="module")
+def catalog(cache: Path) -> Path:
+    """A catalog that holds the image of tutorial 2, shared with tests/test_tutorials.py."""
+    if shutil.which("apptainer") is None and shutil.which("singularity") is None:
+        pytest.skip("no apptainer or singularity: scripts/install-apptainer; `make test` installs it")
+    root = cache / "catalog"
+    done = harness(REPOSITORY, "build", "2", env={"CATALOG": str(root), "HARNESS_CACHE": str(cache)})
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
 def jupyter(
-    catalog: Catalog,  # noqa: F811
+    catalog: Path,
     small_range: PrivateCluster,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Path, str, dict[str, str]]]:
     """A session of tutorial 2: its run folder, what `harness open` printed, and the environment it was opened in."""
     notebooks = tmp_path_factory.mktemp("notebooks")
-    environment = {**small_range.environment(), "CATALOG": str(catalog.root), "NOTEBOOKS": str(notebooks)}
+    environment = {**small_range.environment(), "CATALOG": str(catalog), "NOTEBOOKS": str(notebooks)}
     done = harness(REPOSITORY, "open", "jupyter", "2", "--time", "0:10:00", env=environment)
     assert done.returncode == 0, done.stderr
     found = re.search(r"^run: +(\S+)$", done.stdout, re.MULTILINE)
@@ -223,11 +232,11 @@ class TestJupyter:
     def test_a_cell_computes_with_the_images_torch(
         self,
         jupyter: tuple[Path, str, dict[str, str]],
-        catalog: Catalog,  # noqa: F811
+        catalog: Path,
     ) -> None:
         userns = ["--userns"] if os.geteuid() == 0 else []
         command = ["apptainer", "exec", *userns, "--cleanenv", "--no-home", "--bind", f"{REPOSITORY}:/mnt:ro"]
-        command += [*image_of(catalog.root, "tutorial2.cpu"), "python", "/mnt/tests/in_image/jupyter_cell.py"]
+        command += [*image_of(catalog, "tutorial2.cpu"), "python", "/mnt/tests/in_image/jupyter_cell.py"]
         with (jupyter[0] / "session.json").open() as session:
             done = subprocess.run(command, stdin=session, capture_output=True, text=True, check=False, timeout=180)
         assert done.returncode == 0, done.stderr
@@ -251,3 +260,41 @@ class TestJupyter:
         harness(REPOSITORY, "wait", "--run", str(folder), env=environment)
         assert not (folder / "session.json").exists()
         assert folder.name not in harness(REPOSITORY, "open", "--list", env=environment).stdout
+
+
+# -- LLaMA-Factory's board ------------------------------------------------------------------------------------------
+
+
+@needs_slurm
+@needs_browser
+@pytest.mark.apptainer
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_board_in_a_browser(small_range: PrivateCluster, cache: Path, tmp_path: Path) -> None:
+    """The real LLaMA-Factory image: its page shows the fields for model and data set, to who has the token."""
+    notebooks = tmp_path / "notebooks"
+    environment = {**small_range.environment(), "CATALOG": str(cache / "catalog"), "HARNESS_CACHE": str(cache)}
+    environment["NOTEBOOKS"] = str(notebooks)
+    built = harness(REPOSITORY, "build", "6", env=environment)
+    assert built.returncode == 0, built.stderr
+    done = harness(REPOSITORY, "open", "board", "6", env=environment)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"^run: +(\S+)$", done.stdout, re.MULTILINE)
+    assert found is not None
+    folder = REPOSITORY / found[1]
+    try:
+        session = json.loads((folder / "session.json").read_text("utf-8"))
+        address = f"http://localhost:{session['port']}/"
+        for query in ("", "?token=wrong"):
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(address + query, timeout=60)
+        seen = page_source(f"{address}?token={session['token']}", tmp_path / "profile", budget_ms=30_000)
+        assert 'id="top.model_name"' in seen
+        assert 'id="train.dataset"' in seen
+        assert "Model name" in seen  # the label that the page fetched from the running board
+        assert (notebooks / "data/dataset_info.json").is_file()
+        assert session["token"].encode() not in (folder / "log.txt").read_bytes()
+    finally:
+        harness(REPOSITORY, "cancel", "--run", str(folder), env=environment)
+        harness(REPOSITORY, "wait", "--run", str(folder), env=environment)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -44,6 +44,9 @@ COMMANDS: dict[str, Entry] = {
         "Write the current image of a tutorial as one self-contained signed file: the one that was built and tested.",
     ),
     "jobs": Entry("jobs", "Write jobs/*.job for every tutorial and variant; for another site, jobs/SITE/*.job."),
+    "conda": Entry(
+        "conda", "Write containers/*/VARIANT.environment.yml: each stack's locked packages as a conda environment."
+    ),
     "docs": Entry("pages", "Write docs/tutorials/*.md for every tutorial, in English and in Chinese."),
     "models": Entry("supply", "The models that tutorials need of a site."),
     "data": Entry("supply", "The data sets that tutorials need of a site."),

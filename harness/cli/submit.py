@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
-from harness.project import Project, parse_preset, parse_variant
+from harness.project import Environment, Project, parse_preset, parse_variant
 from harness.run.campaign import RunRequest, submit_runs
 from harness.run.given import read_given
 from harness.run.needs import replaced
@@ -32,6 +32,9 @@ def submit(
     given: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter of every step, such as weights=random.")
     ] = None,
+    conda: Annotated[
+        bool, typer.Option("--conda", help="In conda environments of the stacks, without images: docs/conda.md.")
+    ] = False,
     pack: Annotated[
         bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
     ] = False,
@@ -49,8 +52,15 @@ def submit(
     """
     project = Project.find()
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
+    environment: Environment = "conda" if conda else "apptainer"
     requests = [
-        RunRequest(tutorial, parse_variant(chosen), parse_preset(size), read_given(tutorial, given or ()))
+        RunRequest(
+            tutorial,
+            parse_variant(chosen),
+            parse_preset(size),
+            read_given(tutorial, given or ()),
+            environment=environment,
+        )
         for tutorial in loaded
         for chosen in variant.split(",")
         for size in preset.split(",")

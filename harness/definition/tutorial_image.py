@@ -82,11 +82,16 @@ def _whole(project: Project, stack: Stack, base: Definition, tutorial: Tutorial,
     )
 
 
-def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> Layer:
-    """What a tutorial adds to its stack: its programs, the runtime library, labels; data alone, no commands."""
+def program_files(tutorial: Tutorial) -> list[str]:
+    """The programs of a tutorial and what they import, as paths from the root of the checkout."""
     names = dict.fromkeys([*(step.program for step in tutorial.steps), *tutorial.modules])
     # A module may be another tutorial's: ../xscow-4/random_xlmr.py.
-    programs = [posixpath.normpath(f"tutorials/{tutorial.program_folder}/{name}") for name in names]
+    return [posixpath.normpath(f"tutorials/{tutorial.program_folder}/{name}") for name in names]
+
+
+def tutorial_layer(project: Project, tutorial: Tutorial, variant: Variant) -> Layer:
+    """What a tutorial adds to its stack: its programs, the runtime library, labels; data alone, no commands."""
+    programs = program_files(tutorial)
     runtime = project.runtime_package
     sources = [
         *((program, f"{PROGRAMS}/{Path(program).name}") for program in programs),
@@ -116,7 +121,7 @@ def on_top(project: Project, base: Definition, tutorial: Tutorial, variant: Vari
         base.with_layer(tutorial_layer(project, tutorial, variant)),
         help_text=_help_text(tutorial, variant),
         test="\n".join([*(base.test or "set -e").splitlines(), *own_checks(tutorial)]),
-        runscript=_runscript(tutorial),
+        runscript=start_script(tutorial),
     )
 
 
@@ -222,8 +227,12 @@ def _help_text(tutorial: Tutorial, variant: Variant) -> str:
     )
 
 
-def _runscript(tutorial: Tutorial) -> str:
-    """``STEP [OPTIONS]``: the preset's parameters first, so that options given by hand win."""
+def start_script(tutorial: Tutorial, folder: str = PROGRAMS) -> str:
+    """``STEP [OPTIONS]``: the preset's parameters first, so that options given by hand win.
+
+    Args:
+        folder: where the programs are.
+    """
     steps = [step.name for step in tutorial.steps]
     lines = [
         'step="${1:-}"',
@@ -234,7 +243,7 @@ def _runscript(tutorial: Tutorial) -> str:
         for preset in PRESETS:
             words = shlex.join(option_words(tutorial.parameters(step.name, preset)))
             python = "python -m harness.runtime.launch" if step.distributed else "python"
-            lines.append(f'{step.name}:{preset}) exec {python} {PROGRAMS}/{step.program} {words} "$@" ;;')
+            lines.append(f'{step.name}:{preset}) exec {python} {folder}/{step.program} {words} "$@" ;;')
     lines += [
         f"{'|'.join(f'{step}:*' for step in steps)})",
         f"    echo \"error: unknown preset '$HARNESS_PRESET'; valid: {' '.join(PRESETS)}\" >&2; exit 2 ;;",

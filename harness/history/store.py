@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from harness.errors import UserError
 from harness.history.database import explained, open_engine, writing
 from harness.history.schema import ACCEPTED, MEASUREMENTS, RUNS
-from harness.judge.verdict import Check, Verdict
+from harness.judge.verdict import Check, RunFacts, Verdict
 
 # More earlier runs say little more, and hardware that aged long ago is no reference.
 WINDOW = 50
@@ -27,7 +27,10 @@ _IDS_PER_STATEMENT = 500
 
 @dataclass(frozen=True)
 class SeriesKey:
-    """What makes two measurements comparable: the same work, metric, unit, GPU model and count."""
+    """What makes two measurements comparable: the same work, metric, unit, GPU model and count.
+
+    ``variant``: the stack's, ``cpu-conda`` for a run without an image: other libraries of other builds.
+    """
 
     tutorial: str
     variant: str
@@ -75,7 +78,7 @@ def series_of(verdict: Verdict) -> tuple[SeriesKey, Check] | None:
     if run.variant is None or run.preset is None or run.device is None or run.device_count is None:
         return None
     key = SeriesKey(
-        run.tutorial, run.variant, run.preset, check.step, check.name, check.unit, run.device, run.device_count
+        run.tutorial, _variant(run) or "", run.preset, check.step, check.name, check.unit, run.device, run.device_count
     )
     return key, check
 
@@ -114,7 +117,10 @@ class History:
         for verdict in last.values():
             facts = verdict.run.model_dump()
             row = {column.name: facts.get(column.name) for column in RUNS.columns}
-            runs.append(row | {"overall": verdict.overall, "judged_at": now, "judged_by": user})
+            runs.append(
+                row
+                | {"variant": _variant(verdict.run), "overall": verdict.overall, "judged_at": now, "judged_by": user}
+            )
             found = series_of(verdict)
             if found is not None:
                 measurements.append(_measurement(verdict, *found))
@@ -231,6 +237,10 @@ def _measurement(verdict: Verdict, key: SeriesKey, check: Check) -> dict[str, An
         "samples": json.dumps(list(check.samples)),
         "shared": verdict.run.gpu_shared,
     }
+
+
+def _variant(run: RunFacts) -> str | None:
+    return f"{run.variant}-conda" if run.variant and run.environment == "conda" else run.variant
 
 
 def _is(key: SeriesKey) -> ColumnElement[bool]:

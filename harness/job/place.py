@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from harness.project import Project, Variant
+from harness.project import Environment, Project, Variant
 from harness.site import DEFAULT_SITE, Site
 from harness.tutorial import Tutorial
 
@@ -15,7 +15,9 @@ Server = Literal["jupyter", "board"]
 SERVERS: tuple[Server, ...] = get_args(Server)
 
 
-def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> Path:
+def job_file(
+    project: Project, tutorial: Tutorial, variant: Variant, site: Site, environment: Environment = "apptainer"
+) -> Path:
     """Where a job script is kept: ``jobs/``, or ``jobs/<site>/`` for a site other than the default one."""
-    path = project.job_file(tutorial.stem, variant)
+    path = project.job_file(tutorial.stem, variant, environment)
     return path if site.name == DEFAULT_SITE else path.parent / site.name / path.name

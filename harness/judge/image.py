@@ -19,11 +19,48 @@ def judge_image(evidence: Evidence, tutorial: Tutorial, expected: ExpectedImage 
     wanted = expected.sha256 if expected else None
     wanted_definition = expected.definition_sha256 if expected else None
     missing = absent if evidence.result is None else None
+    conda = _conda(evidence) if evidence.without_image and missing is None else []
     devices = [_device(evidence, tutorial, step.name, absent) for step in tutorial.steps]
+    if conda:
+        return [*conda, *devices]
     return [
         _image(evidence, digest, wanted, missing, known=expected is not None),
         _definition(definition, wanted_definition, missing, known=expected is not None),
         *devices,
+    ]
+
+
+def _conda(evidence: Evidence) -> list[Check]:
+    """The checks of the image for a run that was asked to do without one; it is never taken for a run in an image."""
+    image = evidence.result.image if evidence.result else None
+    if image is not None and image.sha256:
+        status: Status = "fail"
+        used = say(
+            "asked for without an image, the program ran in {image}…",
+            "要求不使用镜像，程序却在镜像 {image}… 中运行",
+            image=image.sha256[:12],
+        )
+    else:
+        status = "skip"
+        used = say(
+            "no image was used: the run was asked for in a conda environment, {name}",
+            "没有使用镜像：按要求在 conda 环境 {name} 中运行",
+            name=evidence.fact("conda") or say("not named", "未命名"),
+        )
+    lock = evidence.fact("lock_sha256")
+    if lock:
+        packages = say(
+            "no image, so no definition; packages are those of the lock {lock}…, by the job's own check",
+            "没有镜像，因此没有定义文件；软件包与锁文件 {lock}… 一致（作业自行检查）",
+            lock=lock[:12],
+        )
+    else:
+        packages = say(
+            "no image, so no definition; its base has no lock", "没有镜像，因此没有定义文件；其基础没有锁文件"
+        )
+    return [
+        Check(group="image", name="digest", status=status, message=used, message_zh=used.zh),
+        Check(group="image", name="definition", status="skip", message=packages, message_zh=packages.zh),
     ]
 
 

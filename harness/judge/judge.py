@@ -100,6 +100,7 @@ def run_facts(evidence: Evidence, tutorial: Tutorial) -> RunFacts:
         device_count=device.count if device else None,
         gpu_shared=bool(result and result.gpu_shared),
         driver=device.driver if device else None,
+        environment="conda" if evidence.without_image else "apptainer",
         image_sha256=(result.image.sha256 if result else None) or evidence.fact("image_sha256"),
         definition_sha256=result.image.definition_sha256 if result else None,
         git_revision=(result.git_revision if result else None) or evidence.fact("git_revision"),

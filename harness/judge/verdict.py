@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, field_validator
 
 from harness.errors import HarnessError
+from harness.project import Environment
 from harness.specfile import Language, LocalizedText
 
 Group = Literal["run", "image", "output", "throughput", "site"]
@@ -110,6 +111,7 @@ class RunFacts(_Record):
     """Which run was judged. ``device`` is the name the driver gives; times are seconds since the epoch.
 
     ``rerun_of``: the run whose throughput this one was made to decide.
+    ``environment``: what it ran in, an image or a conda environment.
     """
 
     run_id: str
@@ -125,6 +127,7 @@ class RunFacts(_Record):
     device_count: int | None = None
     gpu_shared: bool = False
     driver: str | None = None
+    environment: Environment = "apptainer"
     image_sha256: str | None = None
     definition_sha256: str | None = None
     git_revision: str | None = None

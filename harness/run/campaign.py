@@ -15,7 +15,7 @@ from harness.catalog.revision import git_revision
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import json_text, write_together
 from harness.job.place import Server, job_file
-from harness.project import PresetName, Project, Variant
+from harness.project import Environment, PresetName, Project, Variant
 from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
 from harness.run.gathering import gather, gather_all
 from harness.run.images import current_image, expected_image, project_catalog
@@ -62,6 +62,7 @@ class RunRequest:
         given: parameters of every step, over the preset's.
         rerun_of: the run it repeats, to decide about that one's throughput.
         server: an interactive session with that server, instead of the steps.
+        environment: in the tutorial's image, or in a conda environment of its stack.
     """
 
     tutorial: Tutorial
@@ -70,6 +71,7 @@ class RunRequest:
     given: Mapping[str, Scalar] = field(default_factory=dict)
     rerun_of: str | None = None
     server: Server | None = None
+    environment: Environment = "apptainer"
 
 
 def submit_run(
@@ -145,15 +147,17 @@ class _Campaign:
         self._kind = "local" if self._profile.scheduler == "local" else detect_scheduler(os.environ).name
         self._git_revision = git_revision(project.root)
         self._user = getpass.getuser()
-        self._ready: dict[tuple[str, ...], Manifest] = {}
+        self._ready: dict[tuple[str, ...], Manifest | None] = {}
 
     def prepare(self, wanted: RunRequest) -> _Prepared:
         """The ledger and the job of a run, and its folder; nothing is in it yet."""
         tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
-        kind = (tutorial.id, variant, wanted.server or preset, *option_words(wanted.given))
-        image = self._ready.get(kind) or self._checked(wanted)
-        self._ready[kind] = image
-        run = _new_run(self._project, f"{tutorial.stem}-{variant}-{wanted.server or preset}")
+        kind = (tutorial.id, variant, wanted.environment, wanted.server or preset, *option_words(wanted.given))
+        if kind not in self._ready:
+            self._ready[kind] = self._checked(wanted)
+        image = self._ready[kind]
+        what = wanted.server or (preset if image else f"{preset}-conda")
+        run = _new_run(self._project, f"{tutorial.stem}-{variant}-{what}")
         ledger: dict[str, Any] = {
             "schema_version": 1,
             "run_id": run.run_id,
@@ -165,8 +169,9 @@ class _Campaign:
             "scheduler": self._kind,
             "slurm_conf": os.environ.get(SLURM_CONF) if self._kind == "slurm" else None,
             "job_id": None,
-            "image_sha256": image.sha256,
-            "definition_sha256": image.definition_sha256,
+            "environment": wanted.environment,
+            "image_sha256": image.sha256 if image else None,
+            "definition_sha256": image.definition_sha256 if image else None,
             "git_revision": self._git_revision,
             "parameters": {s.name: {**tutorial.parameters(s.name, preset), **wanted.given} for s in tutorial.steps},
             "given": dict(wanted.given),
@@ -175,7 +180,7 @@ class _Campaign:
             "submitted_at": time.time(),
         }
         job = JobRequest(
-            script=job_file(self._project, tutorial, variant, self._profile),
+            script=job_file(self._project, tutorial, variant, self._profile, wanted.environment),
             workdir=self._project.root,
             output=run.scheduler_log,
             name=run.run_id,
@@ -184,7 +189,7 @@ class _Campaign:
                 "PRESET": preset,
                 "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
                 "CATALOG": str(self._catalog.root),  # whose keys the job trusts
-                "IMAGE": str(self._catalog.files(image).main),
+                **({"IMAGE": str(self._catalog.files(image).main)} if image else {}),
                 "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
             },
             options=tuple(self._options),
@@ -192,17 +197,19 @@ class _Campaign:
         )
         return _Prepared(run, ledger, job)
 
-    def _checked(self, wanted: RunRequest) -> Manifest:
-        """The image of a run for which everything is there.
+    def _checked(self, wanted: RunRequest) -> Manifest | None:
+        """The image of a run for which everything is there; None for a run without one.
 
         Raises:
             UserError: no job script, no image of the checkout's definition, or no data or model that it needs.
         """
-        script = job_file(self._project, wanted.tutorial, wanted.variant, self._profile)
+        script = job_file(self._project, wanted.tutorial, wanted.variant, self._profile, wanted.environment)
         if not script.is_file():
             raise UserError("no such job script", where=str(script), fix="make jobs")
         if wanted.server is None:
             require(self._project, wanted.tutorial, wanted.preset, self._profile, os.environ, wanted.given)
+        if wanted.environment != "apptainer":
+            return None
         return current_image(self._project, wanted.tutorial, wanted.variant, self._site)
 
 
@@ -221,14 +228,15 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
     """The ledger and the job of a run; nothing is written yet."""
     tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
     profile = load_site(project, site)
-    script = job_file(project, tutorial, variant, profile)
+    script = job_file(project, tutorial, variant, profile, wanted.environment)
     if not script.is_file():
         raise UserError("no such job script", where=str(script), fix="make jobs")
     if wanted.server is None:
         require(project, tutorial, preset, profile, os.environ)
-    image = current_image(project, tutorial, variant, site)
+    image = current_image(project, tutorial, variant, site) if wanted.environment == "apptainer" else None
     kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{wanted.server or preset}-{_stamp()}")
+    what = wanted.server or (preset if image else f"{preset}-conda")
+    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{what}-{_stamp()}")
     run.folder.mkdir(parents=True)
     ledger: dict[str, Any] = {
         "schema_version": 1,
@@ -241,8 +249,9 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
         "scheduler": kind,
         "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
         "job_id": None,
-        "image_sha256": image.sha256,
-        "definition_sha256": image.definition_sha256,
+        "environment": wanted.environment,
+        "image_sha256": image.sha256 if image else None,
+        "definition_sha256": image.definition_sha256 if image else None,
         "git_revision": git_revision(project.root),
         "options": list(options),
         "user": getpass.getuser(),
@@ -259,7 +268,7 @@ def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[
             "PRESET": preset,
             "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
             "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
-            "IMAGE": str(project_catalog(project, site).files(image).main),
+            **({"IMAGE": str(project_catalog(project, site).files(image).main)} if image else {}),
             "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
         },
         options=tuple(options),

@@ -94,6 +94,11 @@ class Evidence:
         return _text(self.job, name) or _text(self.ledger, name)
 
     @property
+    def without_image(self) -> bool:
+        """It ran in a conda environment, and was asked to: a ledger that asked for an image is not overruled."""
+        return (_text(self.ledger, "environment") or _text(self.job, "environment")) == "conda"
+
+    @property
     def node(self) -> str | None:
         """The machine it ran on, by the best witness."""
         if self.result is not None:

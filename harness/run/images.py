@@ -44,6 +44,8 @@ def expected_image(project: Project, run: RunPaths) -> ExpectedImage | None:
     was not built again is the classic false pass. None where the catalog knows no such image.
     """
     facts = read_record(run).facts
+    if facts.get("environment") == "conda":
+        return None
     if run.ledger.is_file() and "image_sha256" in facts and "definition_sha256" in facts:
         return ExpectedImage(str(facts["image_sha256"]), str(facts["definition_sha256"]))
     if "tutorial" not in facts:

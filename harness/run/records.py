@@ -125,16 +125,20 @@ def latest_run(
     variant: str | None = None,
     preset: str | None = None,
     *,
+    environment: str | None = None,
     sessions: bool = False,
 ) -> RunPaths | None:
     """The newest run of a tutorial, submitted by us or started by hand; None where there is none.
 
     Args:
+        environment: apptainer or conda; None: whichever it ran in.
         sessions: interactive sessions count too.
     """
     wanted = {"tutorial": tutorial.id, "variant": variant, "preset": preset}
     for record in newest_runs(project):
         if record.is_session and not sessions:
+            continue
+        if environment not in (None, record.facts.get("environment", "apptainer")):
             continue
         if all(value is None or record.facts.get(key) == value for key, value in wanted.items()):
             return record.paths

@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.files import write_json
 from harness.lease import Progress, lease
-from harness.project import Project, parse_preset, parse_variant
+from harness.project import Environment, Project, parse_preset, parse_variant
 from harness.run.campaign import RunRequest, current_image, submit_runs
 from harness.run.paths import RunPaths
 from harness.run.records import RunRecord, read_record
@@ -67,9 +67,11 @@ def resubmit(
 def _submit(project: Project, first: RunPaths, ledger: dict[str, Any], count: int) -> list[RunPaths]:
     tutorial = load_tutorial(project, str(ledger["tutorial"]))
     variant, preset, site = parse_variant(ledger["variant"]), parse_preset(ledger["preset"]), str(ledger["site"])
-    if current_image(project, tutorial, variant, site).sha256 != ledger["image_sha256"]:
+    environment: Environment = "conda" if ledger.get("environment") == "conda" else "apptainer"
+    if environment == "apptainer" and current_image(project, tutorial, variant, site).sha256 != ledger["image_sha256"]:
         raise UserError("its image was built again since", where=first.run_id, fix="submit it again: harness submit")
-    request = RunRequest(tutorial, variant, preset, ledger.get("given") or {}, rerun_of=first.run_id)
+    given = ledger.get("given") or {}
+    request = RunRequest(tutorial, variant, preset, given, rerun_of=first.run_id, environment=environment)
     runs = submit_runs(project, [request] * count, site, options=ledger.get("options") or ())
     # Read again: `harness cancel` writes to it as well.
     ledger = json.loads(first.ledger.read_text(encoding="utf-8"))

@@ -32,7 +32,9 @@ class Campaign(Protocol):
         self, project: Project, tutorial: Tutorial, variant: Variant, preset: PresetName, site: str
     ) -> RunPaths: ...
 
-    def latest_run(self, project: Project, tutorial: Tutorial, variant: str, preset: str) -> RunPaths | None: ...
+    def latest_run(
+        self, project: Project, tutorial: Tutorial, variant: str, preset: str, *, environment: str
+    ) -> RunPaths | None: ...
 
     def wait_for_runs(
         self,
@@ -95,7 +97,7 @@ class Target:
     def find(self, campaign: Campaign, project: Project) -> None:
         """Take up the latest run that was submitted before."""
         try:
-            self.run = campaign.latest_run(project, self.tutorial, self.variant, self.preset)
+            self.run = campaign.latest_run(project, self.tutorial, self.variant, self.preset, environment="apptainer")
         except HarnessError as error:
             self.problem = error
             return

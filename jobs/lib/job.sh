@@ -74,8 +74,8 @@ job_begin() {
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
     USERNS=()
     [ "$(id -u)" -ne 0 ] || USERNS=(--userns)
-    ENGINE=$(command -v apptainer || command -v singularity) ||
-        job_fail "neither apptainer nor singularity is on $NODE" "load its module or ask the administrator"
+    # shellcheck disable=SC2034 # job_record has it
+    ENVIRONMENT=apptainer CONDA='' LOCK_SHA256=''
     job_record
     echo "run: runs/$RUN_ID"
 }
@@ -85,7 +85,8 @@ job_record() { # job.json, replaced whole
         echo '{'
         local name
         for name in TUTORIAL VARIANT PRESET RUN_ID ATTEMPT JOB_ID NODE IMAGE IMAGE_SHA256 STACK DEFINITION_SHA256 \
-            SIGNED_BY GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT OPEN; do
+            SIGNED_BY GPUS GPU_SHARED SUBMITTED_AT JOB_STARTED_AT OPEN \
+            ENVIRONMENT CONDA LOCK_SHA256; do
             printf '  "%s": %s,\n' "${name,,}" "$(job_json "${!name:-}")"
         done
         printf '  "host": %s\n}\n' "$(job_json "$(hostname)")"
@@ -121,6 +122,8 @@ job_need_gpus() { # count
 
 job_need_image() { # sets RUN_IMAGE, what the engine is given
     local name=$NAME published stack
+    ENGINE=$(command -v apptainer || command -v singularity) ||
+        job_fail "neither apptainer nor singularity is on $NODE" "load its module or ask the administrator"
     [ "$VARIANT" = cuda ] || name=$NAME.$VARIANT
     IMAGE=${IMAGE:-${CATALOG:-catalog}/images/$name/current}
     [ -e "$IMAGE" ] || job_fail "no image $IMAGE" "build it: make build-sif TUT=$TUTORIAL VARIANT=$VARIANT"
@@ -266,7 +269,8 @@ job_open() { # STACK PORTS SERVER...
     esac
     [[ $offered == *" $OPEN "* ]] || job_fail "the image of $NAME ($VARIANT) has no $OPEN" "$lacking"
     NOTEBOOKS=${NOTEBOOKS:-$PWD/notebooks}
-    mkdir -p "$NOTEBOOKS" 2>/dev/null && [ -w "$NOTEBOOKS" ] ||
+    mkdir -p "$NOTEBOOKS" 2>/dev/null || true
+    [ -w "$NOTEBOOKS" ] ||
         job_fail "cannot write to $NOTEBOOKS" "set NOTEBOOKS to a folder of your own"
     NOTEBOOKS=$(readlink -f "$NOTEBOOKS")
     job_step "$OPEN"
@@ -302,12 +306,20 @@ job_step() { # STEP [OPTIONS]
     [ -z "${CUDA_VISIBLE_DEVICES:-}" ] || variables+=(CUDA_VISIBLE_DEVICES="$CUDA_VISIBLE_DEVICES")
     # Not --env: it splits a value at its commas.
     local variable prefix=APPTAINERENV_
-    case $ENGINE in *singularity) prefix=SINGULARITYENV_ ;; esac
+    case $ENVIRONMENT:${ENGINE:-} in
+        conda:*)
+            prefix=''
+            variables+=(HARNESS_DATA_DIR="$DATA_ROOT" HARNESS_MODELS_DIR="$MODELS_ROOT")
+            ;;
+        *singularity) prefix=SINGULARITYENV_ ;;
+    esac
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
-    local command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
+    local command=(bash "$PWD/jobs/lib/in-conda" "$CONDA")
+    [ "$ENVIRONMENT" = conda ] ||
+        command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
         "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)
     if [ -n "${OPEN:-}" ]; then
-        command[2]=exec
+        command[2]='exec'
         "${command[@]}" --bind "$NOTEBOOKS" --bind "$SCRATCH:/tmp" "${RUN_IMAGE[@]}" \
             python -m harness.runtime.session "$OPEN"
     elif [ "$RANK_NODES" -eq 1 ]; then

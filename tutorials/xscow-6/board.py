@@ -33,6 +33,9 @@ def guarded(app: App, token: str) -> App:
         if scope["type"] != "http":
             await app(scope, receive, send)  # start and end of the server
             return
+        if scope["path"] == "/health":
+            await _answer(send, HTTPStatus.OK, [], b"ok\n")
+            return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
@@ -94,13 +97,15 @@ def serve(port: int, token: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="to listen on")
+    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="for data sets and what is trained")
     args = parser.parse_args()
     # Taken out: trainings that the board starts do not need it.
     token = os.environ.pop("BOARD_TOKEN", "")
     if not token:
         parser.error("BOARD_TOKEN is not set; start this with: harness open board TUTORIAL")
     os.environ.update(QUIET)
-    offer_data(Path.cwd())
+    os.chdir(args.folder)
+    offer_data(args.folder)
     serve(args.port, token)
 
 

@@ -90,6 +90,7 @@ CAUSES = (
         ),
         by=(
             raised(r"ModuleNotFoundError|PackageNotFoundError"),
+            said(r"^\S*python[\d.]*: No module named \S+$"),  # python -m
             raised(
                 r"ImportError", r"cannot import name|requires the .* library but it was not found|Using `.*` requires"
             ),
