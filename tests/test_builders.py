@@ -185,7 +185,7 @@ def test_a_full_catalog_keeps_what_it_has(project: Path, own_cache: Path, disk: 
     assert catalog.current(NAME) != before
 
 
-def test_a_full_cache_loses_nothing(project: Path, cache: Path, disk: Path) -> None:
+def test_a_full_cache_loses_nothing(project: Path, built_project: Path, cache: Path, disk: Path) -> None:
     for name in ("base", "stages"):
         (disk / name).symlink_to(cache / name)
     env = {"HARNESS_CACHE": str(disk)}
