@@ -29,11 +29,11 @@ from harness.report.markdown import render_markdown, write_markdown
 from harness.report.schema import SCHEMAS, schema_text
 from harness.report.text import print_report
 from harness.run.campaign import RunRequest, expected_image, submit_runs
+from harness.run.families import with_families
 from harness.run.following import cancel_run, gather_all, has_ended, may_have_a_job, wait_for_runs
 from harness.run.needs import replaced
 from harness.run.paths import RunPaths
 from harness.run.records import latest_run, newest_runs, read_record
-from harness.run.reruns import with_families
 from harness.scheduler.base import JobStatus
 from harness.site import DEFAULT_SITE, load_site
 from harness.tutorial import load_tutorial, tutorial_ids
