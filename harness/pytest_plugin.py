@@ -93,9 +93,11 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     suite = _suite(session.config)
-    if suite is None or suite.is_controller or session.config.option.collectonly or session.testsfailed:
+    if suite is None or session.config.option.collectonly or session.testsfailed:
         return
-    suite.submit_selected(session)
+    suite.began = True
+    if not suite.is_controller:
+        suite.submit_selected(session)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -115,9 +117,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return (yield)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     suite = _suite(config)
     if suite is not None:
+        suite.interrupted = suite.began and exitstatus == pytest.ExitCode.INTERRUPTED
         suite.print_summary(terminalreporter)
 
 

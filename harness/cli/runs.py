@@ -26,12 +26,12 @@ from harness.report.junit import write_junit
 from harness.report.markdown import render_markdown, write_markdown
 from harness.report.schema import SCHEMAS, schema_text
 from harness.report.text import print_report
+from harness.run.families import with_families
 from harness.run.following import cancel_run, has_ended, may_have_a_job, wait_for_runs
 from harness.run.gathering import gather_all
 from harness.run.images import expected_image
 from harness.run.paths import RunPaths
 from harness.run.records import latest_runs, newest_runs, read_record
-from harness.run.reruns import with_families
 from harness.scheduler.base import JobStatus
 from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 

@@ -1,9 +1,9 @@
-"""Runs that were made again because the first one's throughput could not decide. Their ledgers name one another."""
+"""Making a run again because its throughput could not decide. The ledgers name one another."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from harness.errors import UserError
@@ -11,34 +11,12 @@ from harness.files import write_json
 from harness.lease import Progress, lease
 from harness.project import Environment, Project, parse_preset, parse_variant
 from harness.run.campaign import RunRequest, current_image, submit_runs
+from harness.run.families import RERUNS, family, rerun_ids
 from harness.run.paths import RunPaths
-from harness.run.records import RunRecord, read_record
 from harness.tutorial import load_tutorial
-
-RERUN_OF, RERUNS = "rerun_of", "reruns"
 
 # Below runs/: who is submitting re-runs of which run.
 LEASES = ".reruns"
-
-
-def family(run: RunPaths) -> list[RunPaths]:
-    """The first run, then its re-runs in the order they were submitted; those whose folders are gone are left out."""
-    first = RunPaths(run.folder.parent / str(read_record(run).facts.get(RERUN_OF) or run.run_id))
-    if not first.folder.is_dir():
-        return [run]
-    members = dict.fromkeys([first.run_id, *_rerun_ids(read_record(first).facts), run.run_id])
-    found = [RunPaths(run.folder.parent / name) for name in members]
-    return [member for member in found if member.folder.is_dir()]
-
-
-def with_families(records: Sequence[RunRecord]) -> list[RunPaths]:
-    """Each run with its family, each once; runs without any are not read again."""
-    members: dict[str, RunPaths] = {}
-    for record in records:
-        linked = RERUN_OF in record.facts or RERUNS in record.facts
-        for member in family(record.paths) if linked else [record.paths]:
-            members.setdefault(member.run_id, member)
-    return list(members.values())
 
 
 def resubmit(
@@ -75,10 +53,5 @@ def _submit(project: Project, first: RunPaths, ledger: dict[str, Any], count: in
     runs = submit_runs(project, [request] * count, site, options=ledger.get("options") or ())
     # Read again: `harness cancel` writes to it as well.
     ledger = json.loads(first.ledger.read_text(encoding="utf-8"))
-    write_json(first.ledger, {**ledger, RERUNS: [*_rerun_ids(ledger), *(run.run_id for run in runs)]})
+    write_json(first.ledger, {**ledger, RERUNS: [*rerun_ids(ledger), *(run.run_id for run in runs)]})
     return runs
-
-
-def _rerun_ids(facts: Mapping[str, Any]) -> list[str]:
-    named = facts.get(RERUNS)
-    return [str(name) for name in named] if isinstance(named, list) else []

@@ -1,7 +1,7 @@
 """What the processes of one pytest session (``pytest -n 2``) tell each other: which run each target has.
 
 The first worker that gets here submits for all of them; the others, and the process that started them, read what it
-wrote. Every entry is written as soon as it is true, so that Ctrl-C between two submissions leaves no run untold.
+wrote. Every entry is written as soon as the run has its job; the runs' own ledgers are what nothing can lose.
 """
 
 from __future__ import annotations

@@ -46,7 +46,11 @@ class QualificationFile(pytest.File):
         if suite is None:
             raise self.CollectError("say what to qualify: --tutorial 2 [--variant cpu], or --run runs/<run-id>")
         for target in suite.targets:
-            keys = plan_checks(target.tutorial, target.preset, suite.hooks_of(target))
+            try:
+                hooks = suite.hooks_of(target)
+            except HarnessError as error:
+                raise self.CollectError(str(error)) from error
+            keys = plan_checks(target.tutorial, target.preset, hooks)
             yield CheckTree.from_parent(self, name=target.name, target=target, keys=keys, levels=("step", "group"))
 
 

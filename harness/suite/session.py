@@ -77,6 +77,8 @@ class SuiteSession:
         # By name: a session that only collects tests needs no scheduler, catalog or network.
         self._campaign: Campaign | None = None
         self.warnings: list[str] = []
+        self.began = False
+        self.interrupted = False
         self._arguments = config.invocation_params.args
         given = getattr(config, "workerinput", {}).get(WORKER_INPUT)
         self.is_worker = given is not None
@@ -167,7 +169,7 @@ class SuiteSession:
     def print_summary(self, terminal: pytest.TerminalReporter) -> None:
         """Say where the runs and the report are, and what is still going."""
         known = [target for target in self.targets if target.run is not None]
-        if not known:
+        if not known and not self.interrupted:
             return
         terminal.section("tutorial runs", sep="-")
         for warning in self.warnings:
@@ -175,7 +177,9 @@ class SuiteSession:
         for target in known:
             state = target.entry.verdict.overall if target.entry else "submitted, not judged"
             terminal.write_line(f"{target.name}: {state}  {target.run.folder if target.run else ''}")
-        if any(target.entry is None and not target.given for target in known):
+        # Ctrl-C may have come between a submission and the note of it.
+        open_ones = self.targets if self.interrupted else known
+        if any(target.entry is None and not target.given and target.problem is None for target in open_ones):
             terminal.write_line(f"the runs go on without pytest; judge them later: {self._collect_command()}")
         if self.report_folder is not None and self.entries:
             terminal.write_line(f"report: {self.report_folder / 'index.html'}")

@@ -14,8 +14,8 @@ from harness.judge.verdict import Verdict
 from harness.project import Project
 from harness.report.entry import ReportEntry, report_entry, run_name
 from harness.run.evidence import Evidence, ExpectedImage, gather_evidence
+from harness.run.families import family
 from harness.run.paths import RunPaths
-from harness.run.reruns import family
 from harness.tutorial import PresetName, Tutorial, Variant, load_tutorial
 
 if TYPE_CHECKING:
