@@ -22,7 +22,7 @@ from harness.report.html import write_html
 from harness.report.json_report import write_json as write_json_report
 from harness.report.junit import write_junit
 from harness.report.text import print_report
-from harness.run.following import cancel_run, has_ended, may_have_a_job, wait_for_runs
+from harness.run.following import cancel_runs, has_ended, may_have_a_job, wait_for_runs
 from harness.run.gathering import gather_all
 from harness.run.images import expected_image
 from harness.run.paths import RunPaths
@@ -90,9 +90,10 @@ def cancel(tutorials: RunsArgument = None, run: RunOption = None) -> None:
     Example: harness cancel 2
     """
     project = Project.find()
-    for chosen in _chosen(project, tutorials, run):
-        cancel_run(project, chosen)
-        typer.echo(f"cancelled {chosen.run_id}")
+    chosen = _chosen(project, tutorials, run)
+    cancel_runs(project, chosen)
+    for one in chosen:
+        typer.echo(f"cancelled {one.run_id}")
 
 
 def report(

@@ -16,7 +16,7 @@ from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import json_text, write_together
 from harness.job.place import job_file
 from harness.project import PresetName, Project, Variant
-from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
+from harness.run.following import SLURM_CONF, cancel_runs, has_ended, scheduler_of, wait_for_runs
 from harness.run.gathering import gather, gather_all
 from harness.run.images import current_image, expected_image, project_catalog
 from harness.run.needs import require
@@ -31,7 +31,7 @@ from harness.tutorial import Tutorial
 
 __all__ = [  # one name for all that can be done with runs, whichever module does it
     "RunRequest",
-    "cancel_run",
+    "cancel_runs",
     "current_image",
     "expected_image",
     "gather",
