@@ -271,6 +271,6 @@ def test_a_log_folder_that_is_gone_fails_the_runs_and_no_other(at: Path) -> None
     checked = harness(at, "check", *folders, "--timeout", "60")
     assert checked.returncode == 1, checked.stdout + checked.stderr
     assert [verdict(RunPaths(at / folder)) for folder in folders] == ["fail", "fail"]
-    assert "could not write its log" in checked.stdout, checked.stdout
+    assert "could not write the job's output file" in checked.stdout, checked.stdout
     (good,) = harness(at, "submit", "2", "--preset", "smoke").stdout.split()
     assert harness(at, "check", good).returncode == 0
