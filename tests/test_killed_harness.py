@@ -154,7 +154,7 @@ def test_a_submission_killed_at_any_moment(at: Path) -> None:
     assert {verdict(run) for run in runs if run not in ran} <= {"fail"}
     for run in ran:
         ledger = json.loads(run.ledger.read_text())
-        assert ledger["parameters"] == {"count": {"to": 10}}
+        assert ledger["steps"] == {"count": {"to": 10}}
         assert ledger["user"] and ledger["definition_sha256"] and ledger["image_sha256"] and ledger["submitted_at"]
         if ledger["job_id"] is not None:
             assert ledger["job_id"].partition("_")[0] in jobs.stdout

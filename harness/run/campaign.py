@@ -138,14 +138,12 @@ class _Campaign:
         self._kind = "local" if self._profile.scheduler == "local" else detect_scheduler(os.environ).name
         self._git_revision = git_revision(project.root)
         self._user = getpass.getuser()
-        self._ready: dict[tuple[str, str, str], Manifest] = {}
+        self._ready: list[tuple[RunRequest, Manifest]] = []
 
     def prepare(self, wanted: RunRequest) -> _Prepared:
         """The ledger and the job of a run, and its folder; nothing is in it yet."""
         tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
-        kind = (tutorial.id, variant, preset)
-        image = self._ready.get(kind) or self._checked(wanted)
-        self._ready[kind] = image
+        image = self._checked(wanted)
         run = _new_run(self._project, f"{tutorial.stem}-{variant}-{preset}")
         ledger: dict[str, Any] = {
             "schema_version": 1,
@@ -160,7 +158,7 @@ class _Campaign:
             "image_sha256": image.sha256,
             "definition_sha256": image.definition_sha256,
             "git_revision": self._git_revision,
-            "parameters": {step.name: tutorial.parameters(step.name, preset) for step in tutorial.steps},
+            "steps": {step.name: tutorial.parameters(step.name, preset) for step in tutorial.steps},
             "options": list(self._options),
             "user": self._user,
             "submitted_at": time.time(),
@@ -182,16 +180,21 @@ class _Campaign:
         return _Prepared(run, ledger, job)
 
     def _checked(self, wanted: RunRequest) -> Manifest:
-        """The image of a run for which everything is there.
+        """The image of a run for which everything is there, looked for once for all runs of a kind.
 
         Raises:
             UserError: no job script, no image of the checkout's definition, or no data or model that it needs.
         """
+        for known, image in self._ready:
+            if known == wanted:
+                return image
         script = job_file(self._project, wanted.tutorial, wanted.variant, self._profile)
         if not script.is_file():
             raise UserError("no such job script", where=str(script), fix="make jobs")
         require(self._project, wanted.tutorial, wanted.preset, self._profile, os.environ)
-        return current_image(self._project, wanted.tutorial, wanted.variant, self._site)
+        image = current_image(self._project, wanted.tutorial, wanted.variant, self._site)
+        self._ready.append((wanted, image))
+        return image
 
 
 def _new_run(project: Project, name: str) -> RunPaths:
