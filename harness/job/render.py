@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 
 from harness.errors import SpecError
-from harness.job.place import job_file as job_file
 from harness.project import Project, Variant
-from harness.site import Site
+from harness.site import DEFAULT_SITE, Site
 from harness.tutorial import Tutorial
 
 
@@ -52,3 +52,9 @@ def render_job(project: Project, tutorial: Tutorial, variant: Variant, site: Sit
         models=[shlex.join([":".join(model.folders), *model.files]) for model in tutorial.models],
     )
     return text
+
+
+def job_file(project: Project, tutorial: Tutorial, variant: Variant, site: Site) -> Path:
+    """Where that script is kept: ``jobs/``, or ``jobs/<site>/`` for a site other than the default one."""
+    path = project.job_file(tutorial.stem, variant)
+    return path if site.name == DEFAULT_SITE else path.parent / site.name / path.name

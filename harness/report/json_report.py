@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-
-from pydantic_core import to_json
 
 from harness.files import write_whole
 from harness.report.entry import ReportEntry, count_checks, overall
@@ -23,15 +22,15 @@ def render_json(entries: Sequence[ReportEntry], *, generated_at: datetime) -> st
         "counts": count_checks(entries),
         "runs": [
             {
-                "title": entry.title,
+                "title": entry.title.model_dump(),
                 "run_id": entry.evidence.paths.run_id,
-                "verdict": entry.verdict,
+                "verdict": entry.verdict.model_dump(mode="json"),
                 "log_tail": list(entry.evidence.log_tail),
             }
             for entry in entries
         ],
     }
-    return to_json(document, indent=2).decode() + "\n"
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, entries: Sequence[ReportEntry]) -> Path:

@@ -14,7 +14,7 @@ from harness.catalog.manifest import Manifest
 from harness.catalog.revision import git_revision
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import json_text, write_together
-from harness.job.place import job_file
+from harness.job.render import job_file
 from harness.project import PresetName, Project, Variant
 from harness.run.following import SLURM_CONF, cancel_runs, has_ended, scheduler_of, wait_for_runs
 from harness.run.gathering import gather, gather_all
