@@ -117,7 +117,7 @@ def test_submit_and_check_work_from_different_processes(on_slurm: Path) -> None:
     assert json.loads((folder / "verdict.json").read_text())["overall"] in ("pass", "warn")
     assert folder.name in harness(on_slurm, "status").stdout
     assert load_result(folder / "result.json").steps["count"].parameters["to"] == 12
-    assert json.loads((folder / "ledger.json").read_text())["parameters"] == {"count": {"to": 12}}
+    assert json.loads((folder / "ledger.json").read_text())["parameters"] == {"to": 12}
 
 
 @needs_slurm

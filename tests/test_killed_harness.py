@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,27 +55,35 @@ if "EVENTS_FILE" in os.environ:
 """
 
 
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project and a cluster of its own; calls of sbatch are written to ``sbatch-calls``."""
-    folder = tmp_path_factory.mktemp("killed")
+@contextmanager
+def site(folder: Path) -> Iterator[Path]:
+    """A project and a cluster of its own; calls of Slurm's commands are written to ``sbatch-calls`` ..."""
     with (
         pytest.MonkeyPatch.context() as patch,
-        PrivateCluster(folder / "box", ClusterSpec(nodes=2, gpus=0, shards=0)) as c,
+        PrivateCluster(folder / "box", ClusterSpec(nodes=2, gpus=0, shards=0)) as cluster,
     ):
         for name in list(os.environ):
             if name.startswith(("SLURM_", "SBATCH_", "HARNESS_HISTORY")):
                 patch.delenv(name)
-        for name, value in c.environment().items():
+        for name, value in cluster.environment().items():
             patch.setenv(name, value)
         (folder / "bin").mkdir()
-        wrapper = folder / "bin" / "sbatch"
-        wrapper.write_text(f'#!/bin/sh\necho "$*" >>{folder}/sbatch-calls\nexec {shutil.which("sbatch")} "$@"\n')
-        wrapper.chmod(0o755)
+        for name in ("sbatch", "squeue", "scancel"):
+            wrapper = folder / "bin" / name
+            wrapper.write_text(f'#!/bin/sh\necho "$*" >>{folder}/{name}-calls\nexec {shutil.which(name)} "$@"\n')
+            wrapper.chmod(0o755)
+            (folder / f"{name}-calls").touch()
+            (folder / f"{name}-calls").chmod(0o666)
         patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(HOOK)
         yield make_trivial_project(folder / "project")
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with site(tmp_path_factory.mktemp("killed")) as project:
+        yield project
 
 
 def start(at: Path, moment: int, command: Sequence[str], **more: str) -> subprocess.Popen[str]:
@@ -145,7 +154,7 @@ def test_a_submission_killed_at_any_moment(at: Path) -> None:
     assert {verdict(run) for run in runs if run not in ran} <= {"fail"}
     for run in ran:
         ledger = json.loads(run.ledger.read_text())
-        assert ledger["parameters"] == {"count": {"to": 10}}
+        assert ledger["steps"] == {"count": {"to": 10}}
         assert ledger["user"] and ledger["definition_sha256"] and ledger["image_sha256"] and ledger["submitted_at"]
         if ledger["job_id"] is not None:
             assert ledger["job_id"].partition("_")[0] in jobs.stdout
@@ -181,18 +190,39 @@ def test_a_killed_submission_is_found_by_who_checks_it(at: Path) -> None:
     assert [verdict(run) for run in runs] == ["pass", "pass"]
 
 
-def test_somebody_else_may_look_and_judge_and_changes_nothing(at: Path) -> None:
+def test_more_runs_than_an_array_takes_are_a_few_arrays_and_one_command_each_to_ask_and_to_cancel(at: Path) -> None:
+    def calls(name: str) -> int:
+        record = at.parent / f"{name}-calls"
+        return len(record.read_text().splitlines()) if record.exists() else 0
+
+    before = {name: calls(name) for name in ("sbatch", "squeue", "scancel")}
+    submitted = harness(at, "submit", "2", "--preset", "smoke", "--repeat", "1001", "-o", "--hold")
+    folders = submitted.stdout.split()
+    assert len(set(folders)) == 1001, submitted.stderr
+    assert calls("sbatch") == before["sbatch"] + 2
+    shown = harness(at, "status", "-n", "1001")
+    assert shown.stdout.count("PENDING (JobHeldUser)") == 1001
+    cancelled = harness(at, "cancel", *folders)
+    assert cancelled.stdout.count("cancelled") == 1001, cancelled.stderr
+    assert calls("squeue") == before["squeue"] + 1
+    assert calls("scancel") == before["scancel"] + 1
+    assert "PENDING" not in harness(at, "status", "-n", "1001").stdout
+
+
+def test_somebody_else_may_look_and_judge_and_changes_nothing(short_dir: Path) -> None:
+    """In a folder of its own: pytest closes the folders above its tests to other users."""
     if os.getuid() != 0:
         pytest.skip("only root may run commands as somebody else")
     if shutil.which("setpriv") is None:
         pytest.skip("no setpriv")
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    for folder in at.parents:  # pytest keeps its folders to their owner
-        if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o055)
-    if subprocess.run([*nobody, str(HARNESS), "--version"], capture_output=True, cwd=at, check=False).returncode != 0:
+    if subprocess.run([*nobody, str(HARNESS), "--version"], capture_output=True, cwd="/", check=False).returncode != 0:
         pytest.skip("this Python's folder is closed to other users")
+    with site(short_dir) as at:
+        _look_and_judge(at, nobody)
 
+
+def _look_and_judge(at: Path, nobody: list[str]) -> None:
     def by_nobody(*command: str) -> subprocess.CompletedProcess[str]:
         home = {**os.environ, "HOME": "/nonexistent"}
         return subprocess.run(
@@ -231,3 +261,16 @@ def test_a_run_given_up_by_a_scheduler_that_forgot_it_is_lost_with_the_reason(at
     assert checked.returncode == 1
     assert "no longer knows the job" in checked.stdout
     assert "neither squeue nor accounting" in checked.stdout + (at / folder / "verdict.json").read_text()
+
+
+def test_a_log_folder_that_is_gone_fails_the_runs_and_no_other(at: Path) -> None:
+    folders = harness(at, "submit", "2", "--preset", "smoke", "--repeat", "2", "-o", "--hold").stdout.split()
+    ledger = json.loads((at / folders[0] / "ledger.json").read_text())
+    shutil.rmtree(at / "runs" / ".groups" / ledger["group"])
+    subprocess.run(["scontrol", "release", ledger["job_id"].partition("_")[0]], check=True)
+    checked = harness(at, "check", *folders, "--timeout", "60")
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    assert [verdict(RunPaths(at / folder)) for folder in folders] == ["fail", "fail"]
+    assert "could not write the job's output file" in checked.stdout, checked.stdout
+    (good,) = harness(at, "submit", "2", "--preset", "smoke").stdout.split()
+    assert harness(at, "check", good).returncode == 0

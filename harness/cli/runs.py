@@ -27,7 +27,7 @@ from harness.report.markdown import render_markdown, write_markdown
 from harness.report.schema import SCHEMAS, schema_text
 from harness.report.text import print_report
 from harness.run.families import with_families
-from harness.run.following import cancel_run, has_ended, may_have_a_job, wait_for_runs
+from harness.run.following import cancel_runs, has_ended, may_have_a_job, wait_for_runs
 from harness.run.gathering import gather_all
 from harness.run.images import expected_image
 from harness.run.paths import RunPaths
@@ -105,9 +105,10 @@ def cancel(tutorials: RunsArgument = None, run: RunOption = None) -> None:
     Example: harness cancel 2
     """
     project = Project.find()
-    for chosen in _chosen(project, tutorials, run, sessions=True):
-        cancel_run(project, chosen)
-        typer.echo(f"cancelled {chosen.run_id}")
+    chosen = _chosen(project, tutorials, run, sessions=True)
+    cancel_runs(project, chosen)
+    for one in chosen:
+        typer.echo(f"cancelled {one.run_id}")
 
 
 def report(

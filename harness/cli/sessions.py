@@ -15,7 +15,7 @@ from harness.job.place import SERVERS, Server
 from harness.job.render import servers_of
 from harness.judge.judge import judge_run
 from harness.project import Project, Variant, parse_variant
-from harness.run.campaign import RunRequest, cancel_run, gather, gather_all, submit_runs
+from harness.run.campaign import RunRequest, cancel_runs, gather, gather_all, submit_runs
 from harness.run.paths import RunPaths
 from harness.run.records import read_record
 from harness.run.session import Addresses, Session, addresses, open_sessions, read_session, wait_for_session
@@ -115,7 +115,7 @@ def _wait(
         if keep:
             typer.echo(f"left as it is: harness open --list, harness cancel --run runs/{run.run_id}", err=True)
         else:
-            cancel_run(project, run)
+            cancel_runs(project, [run])
             typer.echo(f"cancelled {run.run_id}", err=True)
         raise
     if session is None:

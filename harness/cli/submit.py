@@ -38,9 +38,7 @@ def submit(
     pack: Annotated[
         bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
     ] = False,
-    repeat: Annotated[
-        int, typer.Option("--repeat", min=1, max=100_000, help="So many runs of each, judged together by their median.")
-    ] = 1,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, max=100_000, help="So many runs of each.")] = 1,
 ) -> None:
     """Submit jobs and return; `harness wait` and `harness check` work later from any shell.
 

@@ -16,7 +16,7 @@ from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import json_text, write_together
 from harness.job.place import Server, job_file
 from harness.project import Environment, PresetName, Project, Variant
-from harness.run.following import SLURM_CONF, cancel_run, has_ended, scheduler_of, wait_for_runs
+from harness.run.following import SLURM_CONF, cancel_runs, has_ended, scheduler_of, wait_for_runs
 from harness.run.gathering import gather, gather_all
 from harness.run.images import current_image, expected_image, project_catalog
 from harness.run.needs import require
@@ -31,7 +31,7 @@ from harness.tutorial import Scalar, Tutorial, option_words
 
 __all__ = [  # one name for all that can be done with runs, whichever module does it
     "RunRequest",
-    "cancel_run",
+    "cancel_runs",
     "current_image",
     "expected_image",
     "gather",
@@ -173,8 +173,8 @@ class _Campaign:
             "image_sha256": image.sha256 if image else None,
             "definition_sha256": image.definition_sha256 if image else None,
             "git_revision": self._git_revision,
-            "parameters": {s.name: {**tutorial.parameters(s.name, preset), **wanted.given} for s in tutorial.steps},
-            "given": dict(wanted.given),
+            "parameters": dict(wanted.given),
+            "steps": {s.name: {**tutorial.parameters(s.name, preset), **wanted.given} for s in tutorial.steps},
             "options": list(self._options),
             "user": self._user,
             "submitted_at": time.time(),

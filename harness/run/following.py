@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
-from harness.files import write_json
+from harness.files import json_text, write_together
 from harness.project import Project
 from harness.run.paths import RunPaths
 from harness.run.records import RunRecord, read_record
@@ -149,21 +149,24 @@ def job_of(scheduler: Scheduler, record: RunRecord) -> str | None:
     return f"{found[-1]}_{facts['array_index']}" if "array_index" in facts else found[-1]
 
 
-def cancel_run(project: Project, run: RunPaths) -> None:
-    """Cancel a run's job; a job that several runs share ends for all of them.
+def cancel_runs(project: Project, runs: Sequence[RunPaths]) -> None:
+    """Cancel the jobs of runs, with one request to their scheduler; a job that several runs share ends for all of them.
 
     Raises:
-        UserError: the run has no job. SchedulerError: refused.
+        UserError: a run has no job; nothing was cancelled. SchedulerError: refused.
     """
-    record = read_record(run)
-    scheduler = scheduler_of(project, record.facts)
-    job_id = job_of(scheduler, record) if may_have_a_job(record) else None
-    if job_id is None:
-        raise UserError("this run has no job to cancel", where=str(run.folder))
-    scheduler.cancel([job_id])
-    if run.ledger.is_file():
-        ledger = json.loads(run.ledger.read_text(encoding="utf-8"))
-        write_json(run.ledger, {**ledger, "cancelled_by": getpass.getuser(), "cancelled_at": time.time()})
+    for records in _by_scheduler([read_record(run) for run in runs]):
+        scheduler = scheduler_of(project, records[0].facts)
+        jobs = []
+        for record in records:
+            job_id = job_of(scheduler, record) if may_have_a_job(record) else None
+            if job_id is None:
+                raise UserError("this run has no job to cancel", where=str(record.paths.folder))
+            jobs.append(job_id)
+        scheduler.cancel(list(dict.fromkeys(jobs)))
+        who = {"cancelled_by": getpass.getuser(), "cancelled_at": time.time()}
+        ledgers = [record.paths.ledger for record in records if record.paths.ledger.is_file()]
+        write_together({path: json_text({**json.loads(path.read_text(encoding="utf-8")), **who}) for path in ledgers})
 
 
 def _word(status: JobStatus, record: RunRecord) -> SchedulerWord:

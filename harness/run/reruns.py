@@ -48,7 +48,7 @@ def _submit(project: Project, first: RunPaths, ledger: dict[str, Any], count: in
     environment: Environment = "conda" if ledger.get("environment") == "conda" else "apptainer"
     if environment == "apptainer" and current_image(project, tutorial, variant, site).sha256 != ledger["image_sha256"]:
         raise UserError("its image was built again since", where=first.run_id, fix="submit it again: harness submit")
-    given = ledger.get("given") or {}
+    given = ledger.get("parameters") or {}
     request = RunRequest(tutorial, variant, preset, given, rerun_of=first.run_id, environment=environment)
     runs = submit_runs(project, [request] * count, site, options=ledger.get("options") or ())
     # Read again: `harness cancel` writes to it as well.
