@@ -95,20 +95,21 @@ def test_a_partial_file_of_other_bytes_is_fetched_anew(supplied: Path, hub: Tiny
 
 
 def test_broken_off_and_troubled_it_asks_again(supplied: Path, hub: TinyHub) -> None:
-    large = script("/large/", Fault(cut=500_000), Fault(status=503, retry_after="0"), Fault(cut=700_000))
-    with fault_proxy(hub.address.removeprefix("http://"), large) as proxy:
+    large = script("/large/", Fault(cut=2_000_000), Fault(status=503, retry_after="0"), Fault(cut=500_000))
+    busy = script("/tree/", Fault(status=503, retry_after="0"))
+    with fault_proxy(hub.address.removeprefix("http://"), large, busy) as proxy:
         hub.address = f"http://{proxy.host}"
         site(supplied, huggingface=[f"http://{proxy.host}"])
         done = fetch(supplied)
     assert done.returncode == 0, done.stderr
     assert contents(models(supplied) / "counter") == WANTED
-    assert hub.ranges[0] >= 400_000 and len(hub.ranges) == 2
+    assert hub.ranges and hub.ranges == sorted(hub.ranges), "never from the start again"
     assert "asking again in" in done.stderr
 
 
 def test_the_next_mirror_takes_over_in_the_middle(supplied: Path, hub: TinyHub) -> None:
     """The first mirror is dead, the second lists and then breaks off for good, the third goes on with its bytes."""
-    breaks = script("/large/", Fault(cut=1_000_000), rest=Fault(status=404))
+    breaks = script("/large/", Fault(cut=2_500_000), rest=Fault(status=404))
     with fault_proxy(hub.address.removeprefix("http://"), breaks) as proxy, hub_alone(hub) as third:
         hub.address = f"http://{proxy.host}"
         site(supplied, huggingface=["http://127.0.0.1:9", f"http://{proxy.host}", third.address])
@@ -117,7 +118,7 @@ def test_the_next_mirror_takes_over_in_the_middle(supplied: Path, hub: TinyHub) 
     assert "http://127.0.0.1:9: passed over: connection refused" in done.stderr
     assert f"{proxy.host}: there is no such" in done.stderr and "trying the next hub" in done.stderr
     assert contents(models(supplied) / "counter") == WANTED
-    assert third.ranges and third.ranges[0] >= 900_000
+    assert third.ranges, "it goes on; how much a reset connection had delivered is chance"
 
 
 def hub_alone(like: TinyHub):
@@ -134,17 +135,17 @@ def test_another_protocol_takes_over_and_keeps_what_came(supplied: Path, hub: Ti
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("where", "fault", "words"),
     [
-        (Fault(flip=True), "where the hub lists sha256:"),
-        (Fault(status=404), "there is no such"),
-        (Fault(status=403), "set HF_TOKEN to your token"),
+        ("/large/", Fault(flip=True), "where the hub lists sha256:"),
+        ("/revision/", Fault(status=404), "there is no such"),
+        ("/revision/", Fault(status=403), "set HF_TOKEN to your token"),
+        ("/resolve/", Fault(status=401), "set HF_TOKEN to your token"),
     ],
 )
 def test_what_cannot_be_had_is_one_line_and_nothing_is_published(
-    supplied: Path, hub: TinyHub, fault: Fault, words: str
+    supplied: Path, hub: TinyHub, where: str, fault: Fault, words: str
 ) -> None:
-    where = "/large/" if fault.flip else "/revision/"
     with fault_proxy(hub.address.removeprefix("http://"), script(where, rest=fault)) as proxy:
         hub.address = f"http://{proxy.host}"
         site(supplied, huggingface=[f"http://{proxy.host}"])
@@ -240,6 +241,7 @@ def test_a_shared_root_stays_open_to_its_group_and_closed_to_others(supplied: Pa
         if path.is_dir() and not path.is_symlink():
             assert mode == 0o2775, path
     blobs = [path for path in models(supplied).glob("hub/models--*/blobs/*") if path.is_file()]
+    assert stat.S_IMODE(next(models(supplied).glob("hub/models--*/.lock")).stat().st_mode) == 0o664
     assert blobs and all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in blobs)
 
 

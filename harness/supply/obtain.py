@@ -39,9 +39,7 @@ def obtain(wish: Wish, root: Path, hubs: Sequence[Hub], watcher: Watcher, *, aga
             fix=f"get it by hand ({wanted.source}) and put {', '.join(wanted.files)} into {folder}",
         )
     if folder.exists() and not Store.is_ours(folder):
-        raise UserError(
-            "is there, was not fetched by this command, and is not whole", where=str(folder), fix="move it away first"
-        )
+        raise UserError("is there and was not fetched by this command", where=str(folder), fix="move it away first")
     try:
         shared_folder(root, root)
         leases, name = root / HUB / _LEASES, wish.key.replace("/", "--")

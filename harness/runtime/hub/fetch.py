@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -15,7 +16,7 @@ from harness.runtime.hub import huggingface, modelscope
 from harness.runtime.hub.files import Digest, HubFile, Listing, Repository, chosen
 from harness.runtime.hub.store import Store
 from harness.runtime.hub.transfer import Moved, Say, Source, StoppedError, Transfer
-from harness.runtime.hub.web import HubError, NotThereError, RefusedError
+from harness.runtime.hub.web import HubError, NotThereError, RefusedError, TroubleError
 from harness.runtime.retry import DEFAULT_POLICY, RetryPolicy
 
 Protocol = Literal["huggingface", "modelscope"]
@@ -96,6 +97,7 @@ def fetch(
     refusals: list[HubError] = []
     for protocol in dict.fromkeys(hub.protocol for hub in hubs):
         alike = [hub for hub in hubs if hub.protocol == protocol]
+        listed = alike[0]
         try:
             listed, listing = _list(alike, wanted, watcher.say, policy)
             sources = alike[alike.index(listed) :]
@@ -107,7 +109,7 @@ def fetch(
                 published = store.publish(listing.commit, listing.branch, digests, folder, there)
             return Fetched(published, listing.commit, listed, len(listing.files), came)
         except HubError as error:
-            refusals.append(error)
+            refusals.append(_with_advice(listed, wanted, error))
             watcher.say(f"{wanted.name}: {error}")
     raise _none_gave(wanted, refusals)
 
@@ -116,12 +118,10 @@ def _list(hubs: Sequence[Hub], wanted: Repository, say: Say, policy: RetryPolicy
     refusals: list[HubError] = []
     for hub in hubs:
         try:
-            found: Listing = _MODULES[hub.protocol].list_files(
-                hub.endpoint, wanted, timeout_s=policy.stall_s, token=hub.token
-            )
+            found = _ask(hub, wanted, say, policy)
         except HubError as error:
-            say(f"{wanted.name}: {_with_advice(hub, wanted, error)}" + ("; trying the next" if hub != hubs[-1] else ""))
-            refusals.append(_with_advice(hub, wanted, error))
+            say(f"{wanted.name}: {error}" + ("; trying the next" if hub != hubs[-1] else ""))
+            refusals.append(error)
             continue
         files = chosen(found.files, wanted.ignore, hub.endpoint)
         if not files:
@@ -129,6 +129,24 @@ def _list(hubs: Sequence[Hub], wanted: Repository, say: Say, policy: RetryPolicy
         return hub, found._replace(files=files)
     # The most telling one: a model that is gated somewhere is not merely unknown.
     raise next((e for e in refusals if isinstance(e, RefusedError)), refusals[-1])
+
+
+def _ask(hub: Hub, wanted: Repository, say: Say, policy: RetryPolicy) -> Listing:
+    """A hub's list of files; a hub in trouble is asked again."""
+    failures = 0
+    while True:
+        try:
+            module = _MODULES[hub.protocol]
+            listing: Listing = module.list_files(hub.endpoint, wanted, timeout_s=policy.stall_s, token=hub.token)
+        except TroubleError as error:
+            failures += 1
+            if policy.gives_up(failures, error.retry_after_s):
+                raise
+            pause_s = policy.pause(failures, error.retry_after_s)
+            say(f"{wanted.name}: asking again in {pause_s:.1f} s: {error}")
+            time.sleep(pause_s)
+        else:
+            return listing
 
 
 def _bring(

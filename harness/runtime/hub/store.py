@@ -58,6 +58,8 @@ class Store:
         shared_folder(self.folder / "blobs", self.root)
         descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o664)
         try:
+            with contextlib.suppress(PermissionError):
+                os.fchmod(descriptor, 0o644 | (self.folder.stat().st_mode & stat.S_IWGRP))
             with contextlib.suppress(OSError):  # Lustre and NFS may be mounted without locks
                 fcntl.lockf(descriptor, fcntl.LOCK_EX)
             yield
@@ -67,7 +69,8 @@ class Store:
     def keep(self, part: Path, digest: Digest) -> Path:
         """Publish a whole file under its checksum."""
         blob = self.blob(digest)
-        part.chmod(_READ_ONLY)
+        with contextlib.suppress(PermissionError):  # begun by somebody else of the group, who owns it
+            part.chmod(_READ_ONLY)
         part.replace(blob)
         return blob
 

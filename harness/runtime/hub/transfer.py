@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,7 +197,9 @@ class _Part:
 
     def __init__(self, path: Path, file: HubFile) -> None:
         self.file = file
-        self._stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o664), "r+b", buffering=0)
+        self._stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+        with contextlib.suppress(PermissionError):  # somebody else's: it is as open as its owner left it
+            os.fchmod(self._stream.fileno(), 0o644 | (path.parent.stat().st_mode & stat.S_IWGRP))
         self.restart(keep=file.digest is not None)
         if file.digest is not None:
             while chunk := self._stream.read(_CHUNK_BYTES):
