@@ -130,7 +130,9 @@ def test_a_run_asked_for_in_an_image_cannot_pass_without_one(at: Path) -> None:
     make_environment(at / "mine")
     run = run_of(bash(CONDA_ENV="mine").stdout, at)
     ledger = {"tutorial": "xscow-2", "variant": "cpu", "preset": "smoke", "environment": "apptainer"}
-    run.ledger.write_text(json.dumps({**ledger, "run_id": run.run_id, "image_sha256": "0" * 64}))
+    run.ledger.write_text(
+        json.dumps({**ledger, "run_id": run.run_id, "image_sha256": "0" * 64, "definition_sha256": "1" * 64})
+    )
     assert harness(at, "check", "--run", str(run.folder)).returncode == 1
     assert "ran outside an image" in run.verdict.read_text()
 
