@@ -21,6 +21,7 @@ from test_tutorials import small_cluster  # noqa: F401 - the fixture
 from tiny_project import REPOSITORY, harness, make_tiny_project
 
 from harness.cluster import PrivateCluster
+from harness.lock.python import index_options
 from harness.project import Project
 from harness.run.paths import RunPaths
 from harness.run.result import load_result
@@ -130,7 +131,9 @@ def test_a_run_asked_for_in_an_image_cannot_pass_without_one(at: Path) -> None:
     make_environment(at / "mine")
     run = run_of(bash(CONDA_ENV="mine").stdout, at)
     ledger = {"tutorial": "xscow-2", "variant": "cpu", "preset": "smoke", "environment": "apptainer"}
-    run.ledger.write_text(json.dumps({**ledger, "run_id": run.run_id, "image_sha256": "0" * 64}))
+    run.ledger.write_text(
+        json.dumps({**ledger, "run_id": run.run_id, "image_sha256": "0" * 64, "definition_sha256": "1" * 64})
+    )
     assert harness(at, "check", "--run", str(run.folder)).returncode == 1
     assert "ran outside an image" in run.verdict.read_text()
 
@@ -205,7 +208,7 @@ def test_a_real_tutorial_in_an_environment_of_its_lock(
     prefix = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "uv", "venv", "-q", "--python", "3.11", prefix], check=True)
     install = [sys.executable, "-m", "uv", "pip", "install", "-q", "--no-deps", "--require-hashes", "--python", prefix]
-    install += ["--index-strategy", "unsafe-best-match", "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+    install += index_options(load_stack(Project(REPOSITORY), "pytorch").variants["cpu"])
     lock = REPOSITORY / "containers/pytorch/requirements.cpu.lock"
     subprocess.run([*install, "-r", lock], check=True)
     environment = {**os.environ, **small_cluster.environment(), "CONDA_ENV": str(prefix), "PRESET": "smoke"}

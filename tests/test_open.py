@@ -275,9 +275,9 @@ def test_the_board_in_a_browser(small_range: PrivateCluster, cache: Path, tmp_pa
     notebooks = tmp_path / "notebooks"
     environment = {**small_range.environment(), "CATALOG": str(cache / "catalog"), "HARNESS_CACHE": str(cache)}
     environment["NOTEBOOKS"] = str(notebooks)
-    built = harness(REPOSITORY, "build", "6", env=environment)
+    built = harness(REPOSITORY, "build", "11", env=environment)
     assert built.returncode == 0, built.stderr
-    done = harness(REPOSITORY, "open", "board", "6", env=environment)
+    done = harness(REPOSITORY, "open", "board", "11", env=environment)
     assert done.returncode == 0, done.stderr
     found = re.search(r"^run: +(\S+)$", done.stdout, re.MULTILINE)
     assert found is not None

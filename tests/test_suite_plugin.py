@@ -36,7 +36,7 @@ def submit_run(project, tutorial, variant, preset, site):
     note(f"submit {tutorial.id} {variant} {preset} {site}")
     return RunPaths(project.runs / "given")
 
-def latest_run(project, tutorial, variant, preset):
+def latest_run(project, tutorial, variant, preset, *, environment):
     note("latest")
     run = RunPaths(project.runs / "given")
     return run if run.folder.exists() else None

@@ -15,7 +15,7 @@ job_need_conda() { # sets CONDA
     CONDA=${CONDA_ENV:-$root/$name}
     [ -x "$CONDA/bin/python" ] || job_fail "no conda environment $CONDA" "make it: $how"
     CONDA=$(cd "$CONDA" && pwd)
-    said=$("$CONDA/bin/python" -I jobs/lib/check-environment "$python" "$lock" "$@" 2>&1) ||
+    said=$("$CONDA/bin/python" -I jobs/lib/check_environment.py "$python" "$lock" "$@" 2>&1) ||
         job_fail "the conda environment $CONDA is not as locked: ${said##*$'\n'}" "make it again: $how"
     [ -z "$lock" ] || LOCK_SHA256=$(job_sha256 "$lock")
     job_record

@@ -314,7 +314,7 @@ job_step() { # STEP [OPTIONS]
         *singularity) prefix=SINGULARITYENV_ ;;
     esac
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
-    local command=(bash "$PWD/jobs/lib/in-conda" "$CONDA")
+    local command=(bash "$PWD/jobs/lib/in-conda.sh" "$CONDA")
     [ "$ENVIRONMENT" = conda ] ||
         command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
         "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)

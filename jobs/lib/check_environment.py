@@ -1,6 +1,6 @@
 """Hold a Python environment against a requirements lock; run by that environment's Python.
 
-    python -I check-environment PYTHON LOCK [NAME==VERSION ...]
+    python -I check_environment.py PYTHON LOCK [NAME==VERSION ...]
 
 PYTHON is major.minor; LOCK a file of pip with lines NAME==VERSION, or nothing. The first thing that is not as locked is
 said on one line, and the exit status is 1.
@@ -9,6 +9,7 @@ said on one line, and the exit status is 1.
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
 
@@ -20,8 +21,7 @@ def main():
         sys.exit(f"it has Python {have}, locked is {python}")
     text = "\n".join(pins)
     if lock:
-        with open(lock, encoding="utf-8") as file:
-            text += "\n" + file.read()
+        text += "\n" + Path(lock).read_text(encoding="utf-8")
     for name, wanted in PIN.findall(text):
         try:
             found = version(name)

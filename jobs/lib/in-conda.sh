@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a step's start script in a conda environment: in-conda PREFIX --bind FOLDER:/tmp START STEP [OPTIONS]
+# Run a step's start script in a conda environment: in-conda.sh PREFIX --bind FOLDER:/tmp START STEP [OPTIONS]
 #
 # Takes the place of `apptainer run` in conda jobs, with its words. Nothing is activated: the environment's programs come
 # first on PATH, and a person's own modules and paths of Python are not seen, as they are not inside an image.
