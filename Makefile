@@ -15,7 +15,7 @@ VIA ?= apptainer
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-all fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images bench-reframe bench-runs inspect rebuild defs jobs docs submit \
+.PHONY: help demo test test-stacks test-all fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images bench-reframe bench-runs inspect rebuild defs jobs docs submit \
 	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
@@ -29,6 +29,10 @@ test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests
 	@$(MACHINE) slurm registry test || { test -z "$$CI" && echo "going on: tests that need those are skipped"; }
 	$(MAKE) --no-print-directory lint
 	.venv/bin/pytest -n $(WORKERS) --dist loadfile
+
+test-stacks: engine ## One tutorial of every software stack as a judged Slurm job; downloads gigabytes
+	$(MACHINE) slurm registry test
+	.venv/bin/pytest -m slow tests/test_all_tutorials.py -k every_stack
 
 test-all: test ## And what takes minutes: the pytorch image built twice, the whole corpus of Dockerfiles
 	@$(MAKE) --no-print-directory docker
