@@ -46,6 +46,9 @@ class Step(SpecModel):
     name: str = Field(pattern=NAME_PATTERN)
     program: str = Field(description="file of the tutorial's folder, run by the image's python")
     distributed: bool = Field(False, description="started once per rank: nodes x processes_per_node times")
+    rendezvous: Literal["file", "platform"] = Field(
+        "file", description="where ranks of several nodes meet: a file of the run, or RANK, MASTER_ADDR and MASTER_PORT"
+    )
     parameters: dict[str, Scalar] = Field(
         default_factory=dict, description="the original's values; each becomes --key value (a bool: --key or nothing)"
     )
@@ -343,6 +346,8 @@ def load_tutorial(project: Project, name: str) -> Tutorial:
 def _with_likeness(project: Project, path: Path) -> dict[str, Any]:
     """The file's content on top of the tutorial it is like, whole keys at a time.
 
+    Only expectations add up: ``more_expectations`` come after those of the other.
+
     Raises:
         SpecError: that tutorial does not exist, or is itself like another.
     """
@@ -355,4 +360,6 @@ def _with_likeness(project: Project, path: Path) -> dict[str, Any]:
     base = read_toml(project.tutorial_file(data["like"]))
     if "like" in base:
         raise SpecError(f"like is '{data['like']}', which is itself like '{base['like']}'; name that", where=str(path))
-    return {**base, **data}
+    both = {**base, **data}
+    both["expectations"] = [*both.get("expectations", []), *both.pop("more_expectations", [])]
+    return both

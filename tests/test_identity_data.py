@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.runtime import DataError
+from harness.runtime import DataError, ProgramError, environment
 
 FOLDER = Path(__file__).parent.parent / "tutorials" / "xscow-6"
 DATASET = runpy.run_path(str(FOLDER / "dataset.py"))
@@ -55,3 +55,18 @@ def test_registered_by_name(tmp_path: Path) -> None:
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     records = json.loads((tmp_path / info[identity.name]["file_name"]).read_text(encoding="utf-8"))
     assert records == identity.records
+    assert info["identity"] == info["identity-pku-assistant"] == info[identity.name], "the names the original uses"
+
+
+def test_a_data_set_is_found_by_the_name_the_site_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(environment.DATA_DIR, str(tmp_path))
+    folder = tmp_path / "identity"
+    (folder / "versions").mkdir(parents=True)
+    (folder / "versions/one.json").write_bytes(text(GOOD))
+    (folder / "dataset_info.json").write_bytes(text({"identity@1a2b": {"file_name": "versions/one.json"}}))
+    assert DATASET["load_identity"]("identity@1a2b").records == GOOD
+    with pytest.raises(ProgramError, match=r"--data identity: .* known: identity@1a2b"):
+        DATASET["load_identity"]("identity")
+    (folder / "dataset_info.json").write_bytes(b"{")
+    with pytest.raises(DataError, match=r"dataset_info\.json: line 1: not JSON"):
+        DATASET["load_identity"]("identity")

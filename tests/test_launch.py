@@ -30,7 +30,8 @@ def stop(*_):
     (folder / f"stopped-{rank}").touch()
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
-print("waiting", flush=True)
+sys.stdout.write("waiting\\n")  # in one piece, whatever the buffering
+sys.stdout.flush()
 if rank == "1":
     EXIT
 time.sleep(600)
@@ -87,6 +88,40 @@ def test_ranks_of_a_second_node_count_on(tmp_path: Path) -> None:
         ("1", "4", "2"),
     ]
     assert {t[environment.RENDEZVOUS] for t in told} == {"/shared/here"}
+
+
+PLATFORM = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "head.example", "MASTER_PORT": "23456"}
+
+
+@pytest.mark.parametrize("per_node", [environment.PROCESSES, "NPROC_PER_NODE"])
+def test_a_platform_says_nodes_and_where_to_meet(tmp_path: Path, per_node: str) -> None:
+    """RANK and WORLD_SIZE count nodes there; each rank gets its own."""
+    assert ended(start(tmp_path, WRITE_NAMES, **PLATFORM, **{per_node: "2"}))[0] == 0
+    told = [said(tmp_path, rank) for rank in ("2", "3")]
+    assert [(t["RANK"], t["LOCAL_RANK"], t["WORLD_SIZE"]) for t in told] == [("2", "0", "4"), ("3", "1", "4")]
+    assert {t[environment.RENDEZVOUS] for t in told} == {""}, "they meet at MASTER_ADDR"
+
+
+def test_a_job_that_names_its_meeting_is_believed_before_a_shells_left_over_variables(tmp_path: Path) -> None:
+    job = {"HARNESS_PROCESSES": "2", "HARNESS_NODES": "1", "HARNESS_RENDEZVOUS": "/shared/here"}
+    assert ended(start(tmp_path, WRITE_NAMES, **PLATFORM, **job))[0] == 0
+    assert [said(tmp_path, rank)["WORLD_SIZE"] for rank in ("0", "1")] == ["2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"MASTER_ADDR": ""}, "RANK and WORLD_SIZE and MASTER_PORT are set but MASTER_ADDR is not"),
+        ({"RANK": "2"}, "RANK is 2, but there are 2 nodes"),
+        ({"RANK": "first"}, "RANK is 'first', which is not a whole number"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000, which is no port"),
+    ],
+)
+def test_a_platform_that_says_half_of_it_is_refused(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    code, stderr = ended(start(tmp_path, WRITE_NAMES, **{**PLATFORM, **change}))
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert words in stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,18 @@ def test_a_tutorial_like_another_says_only_what_differs(copy: Project) -> None:
     assert tutorial.program_folder == "xscow-2"
 
 
+def test_a_tutorial_like_another_may_expect_more(copy: Project) -> None:
+    more = '[[more_expectations]]\nkind = "number"\nstep = "train"\nname = "world_size"\nequals = 4'
+    write_like(copy, f'like = "xscow-2"\n{more}')
+    tutorial, base = load_tutorial(copy, "scow-2"), load_tutorial(copy, "xscow-2")
+    assert tutorial.expectations[:-1] == base.expectations
+    assert tutorial.expectations[-1].name == "world_size"
+    path = copy.tutorial_file("xscow-2")
+    path.write_text(path.read_text(encoding="utf-8") + f"\n{more}\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="unknown key 'more_expectations'"):
+        load_tutorial(copy, "2")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -185,6 +198,45 @@ def test_modules_travel_with_the_program_and_a_distributed_step_is_launched() ->
     job = render_job(PROJECT, tutorial, "cuda", load_site(PROJECT, "default"))
     assert "job_need_gpus 2\n" in job
     assert 'job_ranks 1 2 train "$@"\n' in job
+
+
+@pytest.mark.parametrize(
+    ("tutorial_id", "steps"), [("scow-9", 240), ("scow-10", 60), ("scow-12", 120), ("scow-13", 60)]
+)
+def test_the_fine_tunings_make_as_many_steps_as_the_original_and_are_held_to_it(tutorial_id: str, steps: int) -> None:
+    """91 records, 8 per process and step, 20 epochs; on CPUs as on GPUs."""
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    settings = tutorial.parameters("finetune", "full")
+    for resources in tutorial.resources.values():
+        world = resources.nodes * resources.processes_per_node
+        together = int(settings["batch_size"]) * int(settings["accumulation"]) * world
+        assert int(settings["epochs"]) * math.ceil(91 / together) == steps
+        expected = {e.name: e.equals for e in tutorial.expected("full") if isinstance(e, NumberExpectation)}
+        assert (expected["steps"], expected["world_size"]) == (steps, world)
+    assert tutorial.models[0].unless == {"weights": "random"}
+
+
+@pytest.mark.parametrize("tutorial_id", ["xscow-6", "scow-9", "scow-10", "scow-12", "scow-13"])
+def test_the_work_per_token_of_lora_is_that_of_the_models_shape(tutorial_id: str) -> None:
+    """4 per parameter that multiplies: forward, and backward through frozen weights."""
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    tree = ast.parse((PROJECT.tutorials / "xscow-6/model.py").read_text(encoding="utf-8"))
+    shapes = next(
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "SHAPES"
+    )
+    assert isinstance(shapes, ast.Dict)
+    model = tutorial.step("finetune").parameters["model"]
+    shape = next(
+        ast.literal_eval(v)
+        for k, v in zip(shapes.keys, shapes.values, strict=True)
+        if k and ast.literal_eval(k) == model
+    )
+    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
+    keys = hidden * shape["num_key_value_heads"] // shape["num_attention_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * wide
+    parameters = shape["num_hidden_layers"] * layer + hidden * shape["vocab_size"]
+    assert tutorial.throughput.unit == "tokens/s"
+    assert tutorial.throughput.flop_per_unit == pytest.approx(4 * parameters, rel=0.01)
 
 
 def test_a_preset_may_have_its_own_work_per_unit_and_floors() -> None:

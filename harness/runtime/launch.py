@@ -7,6 +7,9 @@ nothing, or one, the program simply replaces this process. Each rank finds RANK,
 LOCAL_WORLD_SIZE in its environment, as under torchrun. No port is chosen here: rank 0 binds one that is free and tells
 the others (``harness.runtime.team``), so two jobs on a node cannot collide.
 
+An AI platform speaks another dialect: it starts this on every node with RANK (of the node), WORLD_SIZE (nodes),
+MASTER_ADDR and MASTER_PORT. Then ranks meet there (``harness.runtime.place``).
+
 Where one rank fails, the others wait for it forever: they get a few seconds to notice, then they are stopped.
 """
 
@@ -24,6 +27,7 @@ from types import FrameType
 
 from harness.runtime import environment
 from harness.runtime.errors import EXIT_USER_ERROR, ProgramError
+from harness.runtime.place import place_of_this_node
 
 NOTICE_S = 5  # for the other ranks to fail on their own when one has failed: they may know more about why
 KILL_AFTER_S = 10  # between SIGTERM and SIGKILL
@@ -40,17 +44,23 @@ class Ranks:
     def __init__(self) -> None:
         self.first_failure: tuple[int, int] | None = None
         self._living: dict[int, int] = {}
+        self._is_stopping = False
         self._signals = iter((signal.SIGTERM, signal.SIGKILL))
 
+    def listen(self) -> None:
+        """Pass signals on; before the first rank starts, so that none is missed."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal's Ctrl-C reached the ranks already
+        signal.signal(signal.SIGALRM, self._on_alarm)
+
     def start(self, command: list[str], rank: int, variables: dict[str, str]) -> None:
+        if self._is_stopping:
+            return
         process = subprocess.Popen(command, env={**os.environ, **variables}, preexec_fn=die_with(os.getpid()))
         self._living[process.pid] = rank
 
     def wait(self) -> None:
         """Until every rank has ended."""
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())
-        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal's Ctrl-C reached the ranks already
-        signal.signal(signal.SIGALRM, self._on_alarm)
         while self._living:
             pid, status = os.wait()
             rank = self._living.pop(pid, None)
@@ -64,6 +74,7 @@ class Ranks:
         self._stop()
 
     def _stop(self) -> None:
+        self._is_stopping = True
         number = next(self._signals, signal.SIGKILL)
         for pid in list(self._living):
             os.kill(pid, number)  # not reaped yet, so the number is still theirs
@@ -76,18 +87,17 @@ def launch(command: list[str]) -> int:
     Raises:
         ProgramError: the job's description of the ranks cannot be.
     """
-    processes, nodes = _count(environment.PROCESSES), _count(environment.NODES)
+    place = place_of_this_node(os.environ)
+    processes, nodes, node = place.processes, place.nodes, place.node
     command = [sys.executable, *command]
     if processes * nodes == 1:
         os.execv(command[0], command)
-    node = _number(environment.NODE_RANK, 0)
-    if node >= nodes:
-        raise ProgramError(f"{environment.NODE_RANK} is {node}, but there are {nodes} nodes, counted from 0")
     with tempfile.TemporaryDirectory() as folder:
         meeting = os.environ.get(environment.RENDEZVOUS) or str(Path(folder) / "rendezvous.json")
-        if nodes > 1 and not os.environ.get(environment.RENDEZVOUS):
+        if nodes > 1 and place.address is None and not os.environ.get(environment.RENDEZVOUS):
             raise ProgramError(f"{nodes} nodes need {environment.RENDEZVOUS}, a file on a disk that all of them see")
         ranks = Ranks()
+        ranks.listen()
         for local in range(processes):
             rank = node * processes + local
             variables = {
@@ -95,7 +105,7 @@ def launch(command: list[str]) -> int:
                 "LOCAL_RANK": str(local),
                 "WORLD_SIZE": str(nodes * processes),
                 "LOCAL_WORLD_SIZE": str(processes),
-                environment.RENDEZVOUS: meeting,
+                environment.RENDEZVOUS: "" if place.address else meeting,
             }
             ranks.start(command, rank, variables)
         ranks.wait()
@@ -117,17 +127,6 @@ def die_with(parent: int) -> Callable[[], None]:
             os._exit(128 + signal.SIGTERM)
 
     return ask
-
-
-def _count(name: str) -> int:
-    return max(1, _number(name, 1))
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, "").strip()
-    if text and not text.isdecimal():
-        raise ProgramError(f"{name} is '{text}', which is not a whole number")
-    return int(text) if text else default
 
 
 if __name__ == "__main__":

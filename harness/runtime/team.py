@@ -134,7 +134,7 @@ def join_team(torch: Any, device: Any) -> Iterator[Team]:
     )
     team = Team(torch, rank, size, device, members)
     team.wait()
-    if rank == 0:
+    if rank == 0 and os.environ.get(environment.RENDEZVOUS):
         Path(os.environ[environment.RENDEZVOUS]).unlink(missing_ok=True)
     yield team
     team.wait()  # nobody closes a connection that another still reads from
@@ -142,11 +142,16 @@ def join_team(torch: Any, device: Any) -> Iterator[Team]:
 
 
 def _meet(torch: Any, rank: int, size: int) -> Any:
-    """The store all ranks talk through: rank 0 serves it on a port the kernel found free and writes down where."""
-    path = os.environ.get(environment.RENDEZVOUS)
+    """The store all ranks talk through: rank 0 serves it on a port the kernel found free and writes down where.
+
+    Where a platform has said where to meet (``harness.runtime.place``), rank 0 serves it there.
+    """
+    path, timeout = os.environ.get(environment.RENDEZVOUS), timedelta(seconds=MEETING_S)
     if not path:
-        raise ProgramError(f"{size} ranks but no {environment.RENDEZVOUS}; start with harness.runtime.launch")
-    meeting, timeout = Path(path), timedelta(seconds=MEETING_S)
+        if not os.environ.get("MASTER_PORT"):
+            raise ProgramError(f"{size} ranks but no {environment.RENDEZVOUS}; start with harness.runtime.launch")
+        return _meet_at(torch, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), rank, size, timeout)
+    meeting = Path(path)
     if rank == 0:
         store = torch.distributed.TCPStore("127.0.0.1", 0, size, True, timeout, wait_for_workers=False)
         write_json(meeting, {"addresses": _addresses(), "port": store.port, "boot_id": _boot_id()})
@@ -154,6 +159,15 @@ def _meet(torch: Any, rank: int, size: int) -> Any:
     where = _read_when_there(meeting)
     host = "127.0.0.1" if where["boot_id"] == _boot_id() else _reachable(where["addresses"], where["port"])
     return torch.distributed.TCPStore(host, where["port"], size, False, timeout, wait_for_workers=False)
+
+
+def _meet_at(torch: Any, host: str, port: int, rank: int, size: int, timeout: timedelta) -> Any:
+    try:
+        address = "127.0.0.1" if rank == 0 else host
+        return torch.distributed.TCPStore(address, port, size, rank == 0, timeout, wait_for_workers=False)
+    except torch.distributed.DistNetworkError as error:
+        reason = "is another job listening there?" if rank == 0 else "is rank 0 running, is there a firewall?"
+        raise ProgramError(f"cannot meet at MASTER_ADDR {host}, MASTER_PORT {port}: {error}; {reason}") from None
 
 
 def _read_when_there(meeting: Path) -> dict[str, Any]:

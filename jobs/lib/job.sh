@@ -12,6 +12,7 @@
 #   job_open STACK PORTS SERVER...    with OPEN set: run that server inside the image instead of the steps, and end
 #   job_step STEP [OPTIONS]           run one step inside the image
 #   job_ranks NODES N STEP [OPTIONS]  run one step as N processes on each of NODES nodes
+#   job_platform_ranks NODES N STEP [OPTIONS]  the same, told where to meet as an AI platform tells its containers
 #
 # A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file, or the folder of an image in a catalog), CATALOG,
 # OPEN (jupyter or board: an interactive session instead of the steps), NOTEBOOKS (where its files are kept),
@@ -68,7 +69,7 @@ job_begin() {
     trap 'job_end $?' EXIT
     trap 'exit 143' TERM
 
-    RANK_NODES=1 RANKS_PER_NODE=1
+    RANK_NODES=1 RANKS_PER_NODE=1 MEETING_PORT=''
     GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' NV=()
     DATA_ROOT='' DATA_BIND=() MODELS_ROOT='' MODELS_BIND=() HUB_VARIABLES=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
@@ -293,8 +294,7 @@ job_step() { # STEP [OPTIONS]
         HARNESS_GPUS_REQUESTED="$GPUS" HARNESS_GPU_SHARED="$GPU_SHARED" HARNESS_NODE="$NODE"
         HARNESS_DATA_DIR="${DATA_BIND[0]:+/data}" HARNESS_MODELS_DIR="${MODELS_BIND[0]:+/models}" HARNESS_SUBMITTED_AT="$SUBMITTED_AT"
         HARNESS_JOB_STARTED_AT="$JOB_STARTED_AT" HARNESS_STEP_STARTED_AT="$started"
-        HARNESS_PROCESSES="$RANKS_PER_NODE" HARNESS_NODES="$RANK_NODES"
-        HARNESS_RENDEZVOUS="$RUN_DIR/.rendezvous.$step.$started"
+        HARNESS_PROCESSES="$RANKS_PER_NODE"
         OMP_NUM_THREADS="$threads" HF_HUB_OFFLINE=1 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
         # Caches belong on this node's disk: many jobs compiling into one home folder corrupt one another.
         TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface TRITON_CACHE_DIR=/tmp/triton
@@ -302,6 +302,11 @@ job_step() { # STEP [OPTIONS]
         VLLM_CACHE_ROOT=/tmp/vllm TILELANG_CACHE_DIR=/tmp/tilelang
         "${HUB_VARIABLES[@]}"
     )
+    if [ -n "$MEETING_PORT" ]; then # this is the first node of the job
+        variables+=(WORLD_SIZE="$RANK_NODES" MASTER_ADDR="$(hostname)" MASTER_PORT="$MEETING_PORT")
+    else
+        variables+=(HARNESS_NODES="$RANK_NODES" HARNESS_RENDEZVOUS="$RUN_DIR/.rendezvous.$step.$started")
+    fi
     [ -z "${OPEN:-}" ] || variables+=(HARNESS_PORTS="$PORTS" HARNESS_NOTEBOOKS="$NOTEBOOKS")
     [ -z "${CUDA_VISIBLE_DEVICES:-}" ] || variables+=(CUDA_VISIBLE_DEVICES="$CUDA_VISIBLE_DEVICES")
     # Not --env: it splits a value at its commas.
@@ -313,6 +318,7 @@ job_step() { # STEP [OPTIONS]
             ;;
         *singularity) prefix=SINGULARITYENV_ ;;
     esac
+    unset "$prefix"{HARNESS_NODES,HARNESS_RENDEZVOUS,WORLD_SIZE,MASTER_ADDR,MASTER_PORT} # those of the step before
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
     local command=(bash "$PWD/jobs/lib/in-conda.sh" "$CONDA")
     [ "$ENVIRONMENT" = conda ] ||
@@ -340,13 +346,29 @@ job_ranks() { # NODES PROCESSES STEP [OPTIONS]
     RANK_NODES=1 RANKS_PER_NODE=1
 }
 
+job_platform_ranks() { # NODES PROCESSES STEP [OPTIONS]
+    MEETING_PORT=$(job_free_port)
+    job_ranks "$@"
+    MEETING_PORT=''
+}
+
+job_free_port() { # one that nothing on this node uses
+    # Below the range from which the kernel hands out ports; the job's number keeps two jobs on a node apart.
+    local port=$((20000 + ${JOB_ID:-$$} % 12000))
+    while grep -qi "^ *[0-9]*: [0-9A-F]*:$(printf '%04X' "$port") " /proc/net/tcp /proc/net/tcp6 2>/dev/null; do
+        port=$((port < 31999 ? port + 1 : 20000))
+    done
+    echo "$port"
+}
+
 job_on_every_node() { # PREFIX COUNT COMMAND...: COMMAND on each node, told which one it is; --bind after COUNT words
     # Each node has a folder for temporary files of its own. A node whose ranks fail stops the others.
     # shellcheck disable=SC2016 # expanded there, not here
     srun --nodes="$RANK_NODES" --ntasks="$RANK_NODES" --ntasks-per-node=1 --cpus-per-task="$CORES" \
         --kill-on-bad-exit=1 bash -c '
             set -euo pipefail
-            export "$1HARNESS_NODE_RANK=$SLURM_PROCID" "$1HARNESS_NODE=$SLURMD_NODENAME"
+            export "$1HARNESS_NODE=$SLURMD_NODENAME" meeting=$1MASTER_PORT
+            if [ -n "${!meeting:-}" ]; then export "$1RANK=$SLURM_PROCID"; else export "$1HARNESS_NODE_RANK=$SLURM_PROCID"; fi
             scratch=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/node.XXXXXX")
             trap "rm -rf \"$scratch\"" EXIT
             trap : TERM # the image gets it as well, and is waited for

@@ -10,6 +10,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +81,32 @@ class Equal(RankCase):
                 for alone, together in zip(said[1][name], said[ranks][name], strict=True):
                     self.assertAlmostEqual(alone, together, delta=1e-9 * abs(alone), msg=f"{name}, {ranks} ranks")
         self.assertNotAlmostEqual(said[1]["losses"][0], said[1]["losses"][-1], places=3)
+
+    def test_where_a_platform_says_to_meet(self) -> None:
+        """Two nodes of two ranks; a port that another listens on is a clear error."""
+        program, said = Path(__file__).with_name("equal_ranks.py"), []
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            process = self.start_node(program, 0, port)
+            _, stderr = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 2, stderr)
+            self.assertIn(f"MASTER_PORT {port}", stderr)
+            self.assertIn("is another job listening there?", stderr)
+        processes = [self.start_node(program, node, port) for node in (1, 0)]
+        for process in processes:
+            stdout, stderr = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 0, stderr)
+            said.append(stdout)
+        self.assertEqual(said[0], "", "rank 0 alone writes")
+        self.assertEqual(json.loads(said[1])["ranks"], [0, 1, 2, 3])
+
+    def start_node(self, program: Path, node: int, port: int) -> subprocess.Popen[str]:
+        told = {"RANK": str(node), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "harness.runtime.launch", str(program)],
+            env={**self.environment(self.folder / "platform", 2), **told},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
     def test_the_programs_in_single_precision(self) -> None:
         """The loss before and after one step, to 1e-5. After a few more steps the roundings of single precision alone

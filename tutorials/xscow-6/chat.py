@@ -10,7 +10,7 @@ from harness.runtime import ProgramArguments, ProgramError, StepRun, choose_devi
 import argparse
 
 import torch
-from factory import MERGED, common_parameters, inference_settings, prepare
+from factory import MERGED, common_parameters, inference_settings, is_for_another, prepare
 from llamafactory.chat import ChatModel
 from llamafactory.extras.env import VERSION
 
@@ -50,6 +50,8 @@ def main() -> None:
     common_parameters(arguments)
     arguments.parameter("max_new_tokens", 512, "length of an answer, at most", minimum=1)
     args = arguments.parse_args()
+    if is_for_another():
+        return
     with StepRun.from_environment("chat_before", tutorial="xscow-6", parameters=vars(args)) as run:
         device, facts = choose_device(torch, run.gpus_requested)
         run.use_device(facts)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.runtime import DataError, ProgramError, find_data
 
 SITE, OWN = "identity-pku-assistant", "identity-centre-assistant"
-CANDIDATES = (f"{SITE}.json", f"{SITE}/{SITE}.json", f"identity/{SITE}.json")
+NAMES = (SITE, "identity")  # what the tutorials call the site's, and the folders it may lie in
+CANDIDATES = (f"{SITE}.json", *(f"{folder}/{SITE}.json" for folder in NAMES))
+INFO = "dataset_info.json"
 REQUIRED, ALLOWED = ("instruction", "output"), {"instruction", "input", "output", "system", "history"}
 MIN_RECORDS = 10  # a tenth is kept for testing, and that must be at least one
 # How an answer that knows its identity says it.
@@ -36,11 +38,16 @@ class Identity(NamedTuple):
 
 
 def load_identity(given: str) -> Identity:
-    """The file ``given``, else the site's, else the one that comes with this program.
+    """The file or data set ``given``, else the site's, else the one that comes with this program.
+
+    Args:
+        given: an alpaca file, or a name under which the site registered one (scow-5 does).
 
     Raises:
         ProgramError, DataError: it is missing, or not what LLaMA-Factory can learn from.
     """
+    if given and "/" not in given and not given.endswith(".json"):
+        return Identity(SITE, read_alpaca(registered(given)))
     if given:
         path = Path(given)
         if not path.is_file():
@@ -52,14 +59,33 @@ def load_identity(given: str) -> Identity:
     return Identity(OWN, read_alpaca(Path(__file__).with_name(f"{OWN}.json")))
 
 
-def read_alpaca(path: Path) -> list[dict[str, object]]:
-    """The records of an alpaca file.
+def registered(name: str) -> Path:
+    """The file of a data set that the site knows by name.
 
     Raises:
-        DataError: wrong encoding, no JSON, no list, empty, or a record without its keys; names the record.
+        ProgramError: it knows none of that name; names those it knows.
+    """
+    known: dict[str, Path] = {}
+    for candidate in (INFO, *(f"{folder}/{INFO}" for folder in NAMES)):
+        path = find_data(candidate)
+        if path is not None:
+            entries = read_json(path)
+            known |= {str(key): path.parent / str(entry["file_name"]) for key, entry in entries.items()}
+    if name not in known:
+        raise ProgramError(f"--data {name}: no {INFO} of the site has that name; known: {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: wrong encoding, or no JSON.
     """
     try:
-        records = json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); "
@@ -67,6 +93,15 @@ def read_alpaca(path: Path) -> list[dict[str, object]]:
         ) from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}: not JSON: {error.msg}; is the file truncated?") from None
+
+
+def read_alpaca(path: Path) -> list[dict[str, object]]:
+    """The records of an alpaca file.
+
+    Raises:
+        DataError: wrong encoding, no JSON, no list, empty, or a record without its keys; names the record.
+    """
+    records = read_json(path)
     if not isinstance(records, list):
         raise DataError(f"{path}: holds a {type(records).__name__}, not a list of records; is it in alpaca format?")
     if len(records) < MIN_RECORDS:
@@ -91,10 +126,13 @@ def _check_record(path: Path, number: int, record: object) -> None:
 
 
 def register(identity: Identity, folder: Path) -> None:
-    """Write the records and the ``dataset_info.json`` that makes them known by name to ``folder``."""
+    """Write the records to ``folder``, and the ``dataset_info.json`` that makes them known by name.
+
+    The names are the data set's own and both by which the original's tutorials call it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{identity.name}.json"
     file.write_text(json.dumps(identity.records, ensure_ascii=False, indent=1), encoding="utf-8")
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
-    info = {identity.name: {"file_name": file.name, "columns": columns}}
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
+    info = {name: {"file_name": file.name, "columns": columns} for name in (identity.name, *NAMES)}
+    (folder / INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")

@@ -6,6 +6,7 @@ llamafactory-cli export RUN_FOLDER/outputs/merge/merge.yaml
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def common_parameters(arguments: ProgramArguments) -> None:
     """The parameters that every step must be given alike."""
     arguments.parameter("model", "Qwen2-7B-Instruct", "folder below the site's models root")
     arguments.parameter("weights", "real", "real, or random: the full-size architecture, for measuring without a model")
-    arguments.parameter("data", "", "alpaca file to learn from; empty: the site's, else the one that comes with this")
+    arguments.parameter("data", "", "alpaca file, or name the site registered; empty: the site's, else ours")
     arguments.parameter("template", "qwen", "how the model wants a conversation to be written")
     arguments.parameter("seed", 42, "of random weights, the split and the order of the records", minimum=0)
 
@@ -39,6 +40,17 @@ def prepare(run: StepRun, args: Any, team: Team | None = None) -> tuple[Model, I
     run.output("data_source", identity.name)
     run.output("model_source", model.source)
     return model, identity
+
+
+def is_for_another() -> bool:
+    """Whether this is one of several nodes on which a platform starts every step, and not the first.
+
+    What one process does alone, rank 0 does; two that merge into one folder would race. Says so.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        print(f"rank {rank}: nothing to do, rank 0 does it")
+    return rank != "0"
 
 
 def precision(device: torch.device) -> torch.dtype:

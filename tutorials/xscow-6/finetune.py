@@ -9,7 +9,6 @@ from harness.runtime import (
     ProgramError,
     StepRun,
     Team,
-    Throughput,
     choose_device,
     join_team,
     run_program,
@@ -17,9 +16,10 @@ from harness.runtime import (
 
 # isort: split
 import argparse
+import importlib.util
+import math
 import os
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,34 +30,7 @@ from llamafactory.extras.env import VERSION
 from llamafactory.hparams import get_train_args
 from llamafactory.train.callbacks import LogCallback
 from llamafactory.train.sft import run_sft
-from transformers import TrainerCallback
-
-
-class EpochWatch(TrainerCallback):
-    """Times each epoch, in tokens of its records (padding does not count), and keeps what the trainer logs."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.meter = Throughput(
-            warm_up=1, synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None
-        )
-        self.tokens = 0
-        self.steps = 0
-        self.losses: list[float] = []
-        self.eval_loss: float | None = None
-        self._window = ExitStack()
-
-    def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
-        self.tokens = sum(len(record["input_ids"]) for record in kwargs["train_dataloader"].dataset)
-        self._window.enter_context(self.meter.window(units=self.tokens))
-
-    def on_epoch_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        self._window.close()
-        self.steps = state.global_step
-
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_kwargs: Any) -> None:
-        if "loss" in logs:
-            self.losses.append(logs["loss"])
-        self.eval_loss = logs.get("eval_loss", self.eval_loss)
+from watch import EpochWatch, forget_unusable, of_all_ranks
 
 
 def settings(args: argparse.Namespace, model: Path, data_name: str, run_folder: Path, team: Team) -> dict[str, Any]:
@@ -94,6 +67,7 @@ def settings(args: argparse.Namespace, model: Path, data_name: str, run_folder: 
         "logging_steps": args.logging_steps,
         "save_strategy": "steps" if args.save_steps else "no",
         "save_steps": args.save_steps or 500,
+        "save_total_limit": 2,
         "plot_loss": True,
         "disable_tqdm": True,
         "report_to": args.report_to,
@@ -103,29 +77,36 @@ def settings(args: argparse.Namespace, model: Path, data_name: str, run_folder: 
 
 def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
     run.output("world_size", team.size)
-    run.output("ranks", list(team.members))
+    if args.report_to != "none" and importlib.util.find_spec(args.report_to) is None:
+        raise ProgramError(f"--report-to {args.report_to}: this image has no package of that name; valid here: none")
     with run.phase("load"):
         model, identity = prepare(run, args, team)
         adapter = run.folder / ADAPTER
         plan = settings(args, model.folder, identity.name, run.folder, team)
         if team.is_first:
             register(identity, run.folder / DATA)
-            # A finished adapter would be "resumed" at its end; one that was interrupted goes on from its checkpoint.
-            if (adapter / "adapter_model.safetensors").exists():
-                shutil.rmtree(adapter)
+            forget_unusable(adapter)  # LLaMA-Factory goes on from the newest checkpoint it finds
             write_settings(run.output_file("train.yaml"), plan)
         team.wait()
     # Accelerate asks where rank 0 is although the ranks have met already; it does not use the answer.
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     watch = EpochWatch(team.device)
     model_args, data_args, training_args, finetuning_args, generating_args = get_train_args(plan)
+    if team.device.type == "cpu":
+        # Accelerate numbers the CPUs of several processes (cpu:1); torch cannot load a checkpoint onto such a device.
+        vars(training_args)["_setup_devices"] = team.device
     run_sft(model_args, data_args, training_args, finetuning_args, generating_args, [LogCallback(), watch])
     if not watch.losses or len(watch.meter.measured) < 1:
         raise ProgramError("nothing was trained and measured: at least two epochs, and logging_steps within them")
     run.throughput("train_throughput", watch.meter, unit="tokens/s")
+    run.metric("step_rate", watch.steps_per_second(), "steps/s")
+    run.output("ranks", of_all_ranks(team, {"tokens_per_second": watch.meter.median, "losses": watch.losses}))
     run.output("n_records", len(identity.records))
     run.output("tokens_per_epoch", watch.tokens)
     run.output("steps", watch.steps)
+    together = args.batch_size * args.accumulation * team.size  # records per step
+    run.output("steps_planned", args.epochs * math.ceil(watch.records / together))
+    run.output("resumed_after_step", watch.resumed_after)
     run.output("train_loss", watch.losses)
     run.output("eval_loss", watch.eval_loss)
     if team.is_first:

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from factory import ADAPTER, MERGED, common_parameters, inference_settings, precision, prepare, write_settings
+from factory import (
+    ADAPTER,
+    MERGED,
+    common_parameters,
+    inference_settings,
+    is_for_another,
+    precision,
+    prepare,
+    write_settings,
+)
 from llamafactory.extras.env import VERSION
 from llamafactory.train.tuner import export_model
 from peft import PeftModel
@@ -79,6 +88,8 @@ def main() -> None:
     common_parameters(arguments)
     arguments.parameter("export_size", 2, "largest file of the merged model, GB", minimum=1)
     args = arguments.parse_args()
+    if is_for_another():
+        return
     with StepRun.from_environment("merge", tutorial="xscow-6", parameters=vars(args)) as run:
         device, facts = choose_device(torch, run.gpus_requested)
         run.use_device(facts)

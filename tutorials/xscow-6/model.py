@@ -6,6 +6,7 @@ sentences of the data set by heart.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,11 +70,15 @@ def find_model(name: str, weights: str, preset: str, run_folder: Path) -> Model:
 
 
 def make_random(model: Model, name: str, texts: list[str], seed: int) -> None:
-    """Write a random model to ``model.folder``, unless an earlier step has; a site's model is left alone."""
-    if model.source == "site" or (model.folder / "config.json").is_file():
+    """Write a random model to ``model.folder``, unless an earlier step has; a site's model is left alone.
+
+    Written aside and moved: one that a kill cut short is not taken for whole by the next attempt.
+    """
+    if model.source == "site" or model.folder.is_dir():
         return
+    aside = model.folder.with_name(f".{model.folder.name}.{os.getpid()}")
     tokenizer = train_tokenizer(texts)
-    tokenizer.save_pretrained(model.folder)
+    tokenizer.save_pretrained(aside)
     tiny = model.source == "tiny-random"
     config = Qwen2Config(
         **SHAPES["tiny" if tiny else name],
@@ -91,7 +96,8 @@ def make_random(model: Model, name: str, texts: list[str], seed: int) -> None:
     if tiny:
         # LoRA does not touch this layer. At its usual start, 0.02, every token stays nearly as likely as every other.
         torch.nn.init.normal_(network.lm_head.weight, std=0.2)
-    network.save_pretrained(model.folder)
+    network.save_pretrained(aside)
+    aside.rename(model.folder)
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:

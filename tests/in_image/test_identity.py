@@ -1,0 +1,220 @@
+"""LoRA fine-tuning with LLaMA-Factory (xscow-6, scow-9, 10, 12, 13), run by the image's own Python.
+
+apptainer exec --bind "$PWD:/mnt" --pwd /mnt/tests/in_image IMAGE python -m unittest -v test_identity
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from test_programs import ROOT, Ended, run_here
+
+PROGRAMS = ROOT / "tutorials/xscow-6"
+GLOBAL_BATCH, RECORDS = 30, 90  # shared evenly by 1, 2, 3 and 5 processes; 3 steps are an epoch
+TRAINING = [
+    "--epochs", "3", "--batch-size", "1", "--lr", "1e-3", "--lora-rank", "8", "--cutoff-len", "128", "--val-size", "0",
+    "--logging-steps", "1", "--keep-activations",
+]  # fmt: skip
+
+
+class IdentityCase(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.models = self.folder / "models"
+        self.models.mkdir()
+
+    def records(self, count: int = RECORDS) -> str:
+        """A file of the first of our records."""
+        path = self.folder / f"first-{count}.json"
+        whole = json.loads((PROGRAMS / "identity-centre-assistant.json").read_text(encoding="utf-8"))
+        path.write_text(json.dumps(whole[:count]), encoding="utf-8")
+        return str(path)
+
+    def environment(self, run: Path, ranks: int = 1, **more: str) -> dict[str, str]:
+        mine = {key: value for key, value in os.environ.items() if not key.startswith("HARNESS_")}
+        return mine | {
+            "PYTHONPATH": f"{ROOT}:{PROGRAMS}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(self.folder / "huggingface"),
+            "MPLCONFIGDIR": str(self.folder / "matplotlib"),
+            "HARNESS_RUN_DIR": str(run),
+            "HARNESS_RUN_ID": run.name,
+            "HARNESS_GPUS_REQUESTED": "0",
+            "HARNESS_VARIANT": "cpu",
+            "HARNESS_PRESET": "smoke",
+            "HARNESS_PROCESSES": str(ranks),
+            **more,
+        }
+
+    def start(self, run: Path, ranks: int, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        shared = ["--accumulation", str(GLOBAL_BATCH // ranks), "--data", self.records()]
+        command = ["-m", "harness.runtime.launch", str(PROGRAMS / "finetune.py"), *TRAINING, *shared, *arguments]
+        return subprocess.Popen(
+            [sys.executable, *command], env=self.environment(run, ranks, **more), start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def finish(self, process: subprocess.Popen[str], run: Path) -> dict[str, Any]:
+        """The outputs of a fine-tuning that ended well."""
+        _, stderr = process.communicate(timeout=900)
+        self.assertEqual(process.returncode, 0, stderr[-4000:])
+        step = json.loads((run / "result.json").read_text(encoding="utf-8"))["steps"]["finetune"]
+        self.assertEqual(step["status"], "completed")
+        self.assertEqual(step["metrics"]["step_rate"]["unit"], "steps/s")
+        outputs: dict[str, Any] = step["outputs"]
+        return outputs
+
+
+class Equal(IdentityCase):
+    def test_any_number_of_processes_gives_the_losses_of_one(self) -> None:
+        """The same records in the same global batches, so the same losses but for the order in which numbers are added.
+
+        Single precision adds to 6e-8; nine steps of Adam, which divides by gradients that may be tiny, let that grow.
+        Seen: 1.5e-7 of the loss. A rank that averages its own share where it should add to the whole makes 1e-2.
+        """
+        losses = {}
+        for ranks in (1, 2, 3, 5):
+            run = self.folder / f"ranks-{ranks}"
+            outputs = self.finish(self.start(run, ranks), run)
+            losses[ranks] = outputs["train_loss"]
+            self.assertEqual(outputs["steps"], 3 * RECORDS // GLOBAL_BATCH)
+            self.assertEqual(outputs["world_size"], ranks)
+            self.assertEqual([rank["rank"] for rank in outputs["ranks"]], list(range(ranks)))
+            self.assertEqual(len({rank["pid"] for rank in outputs["ranks"]}), ranks)
+            for rank in outputs["ranks"]:
+                self.assertEqual(rank["losses"], outputs["train_loss"], "a rank saw another loss")
+                self.assertGreater(rank["tokens_per_second"], 0)
+        self.assertLess(losses[1][-1], losses[1][0] - 0.1, "nothing was learnt, so nothing is compared")
+        for ranks in (2, 3, 5):
+            for alone, together in zip(losses[1], losses[ranks], strict=True):
+                self.assertAlmostEqual(alone, together, delta=1e-5 * alone, msg=f"{ranks} processes")
+
+
+class Resumed(IdentityCase):
+    def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_losses(self) -> None:
+        whole_run, run = self.folder / "whole", self.folder / "killed"
+        whole = self.finish(self.start(whole_run, 2, "--save-steps", "2"), whole_run)
+        process = self.start(run, 2, "--save-steps", "2")
+        checkpoint = run / "adapter/checkpoint-4/trainer_state.json"
+        while not checkpoint.exists():
+            self.assertIsNone(process.poll(), "the training ended early")
+            time.sleep(0.02)  # a file that another process writes
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        torn = run / "adapter/checkpoint-8"
+        torn.mkdir(exist_ok=True)
+        (torn / "trainer_state.json").write_text('{"global_step": 8')  # as a kill leaves it
+        outputs = self.finish(self.start(run, 2, "--save-steps", "2"), run)
+        self.assertIn(outputs["resumed_after_step"], (4, 6))
+        self.assertEqual(whole["resumed_after_step"], 0)
+        self.assertEqual(outputs["steps"], whole["steps"])
+        for gone_on, uninterrupted in zip(outputs["train_loss"], whole["train_loss"], strict=True):
+            self.assertAlmostEqual(gone_on, uninterrupted, delta=1e-6)
+
+
+class Alone(IdentityCase):
+    def test_what_one_process_does_alone_is_left_to_rank_0(self) -> None:
+        """A platform starts every step on every node."""
+        run = self.folder / "second-node"
+        for program in ("chat.py", "merge.py"):
+            ended = run_here([str(PROGRAMS / program)], self.environment(run, RANK="1"))
+            self.assertEqual(ended.returncode, 0, ended.stderr[-4000:])
+            self.assertIn("rank 1: nothing to do", ended.stdout)
+        self.assertFalse(run.exists(), "it wrote something")
+
+
+class RandomWeights(IdentityCase):
+    def test_a_model_for_measuring_is_random_never_zero_and_whole(self) -> None:
+        """The full-size path with a small shape: 16 bits, as on a GPU; the same seed gives the same weights."""
+        import torch
+        from safetensors.torch import load_file
+
+        from harness.runtime import check_model
+
+        name = "Qwen2-7B-Instruct"
+        with mock.patch.object(sys, "path", [str(PROGRAMS), *sys.path]):
+            import model
+        found = []
+        with mock.patch.dict(model.SHAPES, {name: model.SHAPES["tiny"]}):
+            for seed in (1, 1, 2):
+                run = self.folder / f"random-{len(found)}"
+                made = model.find_model(name, "random", "bench", run)
+                model.make_random(made, name, ["Who are you?", "你是谁？"] * 20, seed)
+                self.assertEqual(made.source, "random")
+                check_model(made.folder, ["qwen2"], ["tokenizer.json"])
+                found.append(load_file(made.folder / "model.safetensors"))
+                self.assertEqual([path.name for path in run.iterdir()], ["model"], "something was left aside")
+        for key, weights in found[0].items():
+            self.assertEqual(weights.dtype, torch.bfloat16)
+            if weights.ndim == 2:  # norms are one and biases zero in a new model
+                self.assertGreater(float(weights.float().std()), 0.01, key)
+                self.assertFalse(torch.equal(weights, found[2][key]), key)
+            self.assertTrue(torch.equal(weights, found[1][key]), key)
+
+
+class Refused(IdentityCase):
+    """Before anything is trained: exit status 2 and one line that names the file."""
+
+    def refusal(self, *arguments: str, preset: str = "smoke") -> str:
+        run = self.folder / "refused"
+        variables = self.environment(run, HARNESS_MODELS_DIR=str(self.models), HARNESS_PRESET=preset)
+        for program in ("chat.py", "finetune.py"):
+            given = [] if program == "chat.py" else TRAINING
+            ended: Ended = run_here([str(PROGRAMS / program), *given, *arguments], variables)
+            self.assertEqual(ended.returncode, 2, ended.stderr[-4000:])
+            errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+            self.assertEqual(len(errors), 1, ended.stderr)
+            self.assertFalse((run / "model").exists(), "a model was made first")
+            self.assertFalse((run / "adapter").exists(), "a training was begun")
+        return errors[0]
+
+    def write_model(self, model_type: str, cut: int = 0) -> Path:
+        folder = self.models / "Qwen2-7B-Instruct"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        (folder / "tokenizer.json").write_text("{}")
+        header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+        whole = len(header).to_bytes(8, "little") + header + bytes(16)
+        (folder / "model.safetensors").write_bytes(whole[: len(whole) - cut])
+        return folder
+
+    def test_models(self) -> None:
+        folder = self.write_model("llama")
+        self.assertIn(f"{folder}: is a 'llama' model, this program needs qwen2", self.refusal())
+        folder = self.write_model("qwen2", cut=7)
+        self.assertIn(f"{folder}/model.safetensors: truncated", self.refusal())
+        (folder / "model.safetensors").unlink()
+        self.assertIn("the model is incomplete", self.refusal())
+        self.assertIn("the model Qwen2-1B is not below the site's", self.refusal("--model", "Qwen2-1B", preset="bench"))
+        self.assertIn("shape of 'Qwen2-1B' is not known", self.refusal("--model", "Qwen2-1B", "--weights", "random"))
+
+    def test_data(self) -> None:
+        path = self.folder / "records.json"
+        for content, words in (
+            (b"[]", "0 records"),
+            ("[你好]".encode("gb18030"), "not UTF-8"),
+            (b'[{"instruction": "Who', "not JSON"),
+        ):
+            path.write_bytes(content)
+            message = self.refusal("--data", str(path))
+            self.assertIn(str(path), message)
+            self.assertIn(words, message)
+        self.assertIn("no dataset_info.json of the site has that name", self.refusal("--data", "unheard-of"))
+
+
+if __name__ == "__main__":
+    unittest.main()
