@@ -15,7 +15,7 @@ VIA ?= apptainer
 HARNESS := .venv/bin/harness
 MACHINE := scripts/install-packages
 
-.PHONY: help demo test test-stacks test-all fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images bench-reframe bench-runs inspect rebuild defs jobs docs submit \
+.PHONY: help demo test test-stacks test-all measured fidelity docker lint setup engine scheduler bases build-sif build-all stack explain export gc roof history bench bench-images bench-reframe bench-runs inspect rebuild defs jobs docs submit \
 	check status report list doctor cluster cluster-stop lock format clean
 
 help: ## This list
@@ -38,6 +38,10 @@ test-all: test ## And what takes minutes: the pytorch image built twice, the who
 	@$(MAKE) --no-print-directory docker
 	.venv/bin/pytest -m slow --deselect tests/test_all_tutorials.py::test_one_tutorial_of_every_stack_passes_as_a_slurm_job
 	.venv/bin/python -m harness.fidelity tests/corpus --ours-only
+
+measured: engine scheduler bases ## Run and judge every tutorial's smoke preset as a Slurm job; write docs/tutorials/measured.md
+	.venv/bin/pytest -m slow tests/test_all_tutorials.py -k all_tutorials_pass
+	CATALOG=$(or $(HARNESS_TEST_CACHE),cache/test)/catalog $(HARNESS) docs --measured
 
 fidelity: engine ## Compare this converter and spython (if on PATH) with Docker; write docs/fidelity.md
 	$(MACHINE) registry
