@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import site
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,14 @@ from tiny_project import HARNESS, REPOSITORY, make_tiny_project
 from harness.image.base import ensure_base
 from harness.image.compare import differences
 
-USER = "harness-tests"
+ID = 61_234
+ACCOUNTS = {
+    "passwd": "harness-tests:x:{id}:{id}::{home}:/bin/sh",
+    "group": "harness-tests:x:{id}:",
+    "subuid": "harness-tests:2000000000:65536",
+    "subgid": "harness-tests:2000000000:65536",
+}
+"""A file below /etc -> the line about the person."""
 DOCKERFILE = """\
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 FROM ${BASE_IMAGE}
@@ -32,37 +40,53 @@ RUN umask 077 && touch /home/someone/mine
 """
 
 
+@dataclass(frozen=True)
+class Person:
+    """An ordinary user with subordinate ids, known to no other process of this machine: its accounts stay as they are.
+
+    Attributes:
+        home: also has the account files that the person's processes see.
+    """
+
+    home: Path
+
+    def command(self, **variables: str) -> list[str]:
+        """What a command of the person's is put behind."""
+        own = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", **variables}
+        script = f'for n in {" ".join(ACCOUNTS)}; do mount --bind "$0/etc/$n" "/etc/$n"; done; exec "$@"'
+        ids = [f"--reuid={ID}", f"--regid={ID}", "--clear-groups"]
+        private = ["unshare", "--mount", "sh", "-ec", script, str(self.home)]
+        return [*private, "setpriv", *ids, "env", "-i", *(f"{name}={value}" for name, value in own.items())]
+
+
 @pytest.fixture
-def person(cache: Path) -> Iterator[pwd.struct_passwd]:
-    """An ordinary user of this machine, made for the test."""
+def person(cache: Path) -> Iterator[Person]:
+    """Somebody whose home is in the cache: pytest's folders are root's alone."""
     if os.geteuid() != 0:
         pytest.skip("to build as root and as somebody else needs root; runs as root in CI")
     if shutil.which("apptainer") is None and shutil.which("singularity") is None:
         pytest.skip(NO_ENGINE)
-    if not all(map(shutil.which, ("useradd", "userdel", "setpriv"))):
-        pytest.skip("no useradd, userdel or setpriv: Debian packages passwd, util-linux")
-    subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", USER], check=True)
-    try:
-        yield pwd.getpwnam(USER)
-    finally:
-        subprocess.run(["userdel", "--remove", USER], check=True, capture_output=True)
+    if not all(map(shutil.which, ("unshare", "setpriv", "newuidmap"))):
+        pytest.skip("no unshare, setpriv or newuidmap: scripts/install-apptainer")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="person-") as folder:
+        home = Path(folder)
+        (home / "etc").mkdir()
+        for name, line in ACCOUNTS.items():
+            (home / "etc" / name).write_text(Path("/etc", name).read_text() + line.format(id=ID, home=home) + "\n")
+        os.chown(home, ID, ID)
+        yield Person(home)
 
 
-def python_for(person: pwd.struct_passwd) -> list[str]:
-    """A Python of this version that the person may run, with what is installed for this one."""
-    paths = [str(REPOSITORY), *site.getsitepackages()]
+def python_for(person: Person) -> tuple[str, str]:
+    """A Python of this version that the person may run, and the path to what is installed for this one."""
+    path = ":".join([str(REPOSITORY), *site.getsitepackages()])
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        command = [*as_person(person), "env", f"PYTHONPATH={':'.join(paths)}", python]
-        done = subprocess.run([*command, "-c", "import harness.cli.build"], capture_output=True, check=False, cwd="/")
-        if done.returncode == 0:
-            return command
+        command = [*person.command(PYTHONPATH=path), python, "-c", "import harness.cli.build"]
+        if subprocess.run(command, capture_output=True, check=False, cwd="/").returncode == 0:
+            return python, path
     pytest.skip(f"an ordinary user may run no {version} here, or not read this checkout")
-
-
-def as_person(person: pwd.struct_passwd) -> list[str]:
-    ids = [f"--reuid={person.pw_uid}", f"--regid={person.pw_gid}", "--clear-groups"]
-    return ["setpriv", *ids, "env", "-i", f"HOME={person.pw_dir}", f"PATH={os.environ['PATH']}", "LANG=C.UTF-8"]
 
 
 def built(root: Path, cache: Path, command: list[str]) -> Path:
@@ -80,21 +104,18 @@ def built(root: Path, cache: Path, command: list[str]) -> Path:
 
 
 @pytest.mark.apptainer
-def test_root_and_an_ordinary_user_build_the_same_image(person: pwd.struct_passwd, cache: Path, tmp_path: Path) -> None:
-    command = python_for(person)
-    home = Path(person.pw_dir) / "work"
+def test_root_and_an_ordinary_user_build_the_same_image(person: Person, cache: Path, tmp_path: Path) -> None:
+    python, path = python_for(person)
     ensure_base("debian:bookworm-slim", cache)
-    images = []
-    for folder, words in ((tmp_path, [sys.executable]), (home, command)):
+    for folder in (tmp_path, person.home):
         root = make_tiny_project(folder / "project")
         (root / "containers/tiny/Dockerfile.cpu").write_text(DOCKERFILE)
         shutil.copytree(cache / "base", folder / "cache" / "base")
-        if folder == home:
-            subprocess.run(["chown", "-R", f"{USER}:", home], check=True)
-            words = [*as_person(person), f"HARNESS_CACHE={folder / 'cache'}", *command[len(as_person(person)) + 1 :]]
-        images.append(built(root, folder / "cache", words))
-    roots, theirs = images
-    assert theirs.stat().st_uid == person.pw_uid
+    subprocess.run(["chown", "-R", f"{ID}:{ID}", person.home], check=True)
+    roots = built(tmp_path / "project", tmp_path / "cache", [sys.executable])
+    variables = {"PYTHONPATH": path, "HARNESS_CACHE": str(person.home / "cache")}
+    theirs = built(person.home / "project", person.home / "cache", [*person.command(**variables), python])
+    assert theirs.stat().st_uid == ID
     assert theirs.name == roots.name  # the same key
     # All but one time: for an ordinary user the engine unpacks a stage without /dev, and makes that folder anew.
     assert set(differences(roots, theirs, tmp_path)) <= {"dev: modified"}
