@@ -27,7 +27,7 @@ from harness.report.html import render_html, write_html
 from harness.report.json_report import render_json, write_json
 from harness.report.junit import render_junit, write_junit
 from harness.report.markdown import render_markdown
-from harness.report.schema import schema_text
+from harness.report.schema import SCHEMAS, schema_text
 from harness.report.sparkline import MAX_POINTS, sparkline
 from harness.report.text import print_report
 from harness.run.evidence import gather_evidence
@@ -187,6 +187,12 @@ def test_every_json_fits_its_published_schema(entries: list[ReportEntry]) -> Non
             validator.validate(document)
             broken = {key: value for key, value in document.items() if key not in ("run", "runs", "steps")}
             assert not validator.is_valid(broken)
+
+
+def test_the_committed_schemas_are_those_of_the_models() -> None:
+    for name in SCHEMAS:
+        committed = Path(__file__).parent.parent / "docs" / "schema" / f"{name}.json"
+        assert committed.read_text(encoding="utf-8") == schema_text(name), "run: harness schema"
 
 
 def test_the_chinese_report(entries: list[ReportEntry]) -> None:

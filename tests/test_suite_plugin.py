@@ -107,6 +107,21 @@ def test_given_run_passes(project: Path, run_pytest: Pytest) -> None:
     assert not (project / "events.txt").exists()
 
 
+def test_a_site_s_own_checks_are_tests(project: Path, run_pytest: Pytest) -> None:
+    (project / "sites").mkdir()
+    site = 'name = "demo"\ntitle = { en = "Demo", zh = "演示" }\nchecks = "demo_checks.py"\n'
+    (project / "sites" / "demo.toml").write_text(site, encoding="utf-8")
+    code = "from harness.hooks import failed\ndef check_it(run):\n    return failed(f'not at {run.site.name}')\n"
+    (project / "sites" / "demo_checks.py").write_text(code, encoding="utf-8")
+    folder = make_run(project / "runs" / RUN_ID, good_result()).folder
+    done = run_pytest("--run", str(folder), "-m", "site", "-v")
+    assert done.returncode == 1, done.stdout
+    assert "::xscow-2.cpu.smoke::site::check_it FAILED" in done.stdout
+    assert "not at demo" in done.stdout
+    assert "1 failed" in done.stdout
+    assert "passed" not in done.stdout
+
+
 def test_missing_metric_fails(project: Path, run_pytest: Pytest) -> None:
     data = good_result()
     data["steps"]["train"]["metrics"] = {}
