@@ -100,17 +100,20 @@ def _fetch(kind: Kind, site_name: str, chosen: list[Wish], only: str | None, *, 
     project = Project.find()
     site = load_site(project, site_name)
     root = root_of(project, site, kind, os.environ)
+    brought: list[str] = []
     failed: list[HarnessError] = []
     with _watcher() as watcher:
         hubs = _hubs(site, only, watcher)
         for wish in chosen:
             try:
-                typer.echo(f"{wish.key}: {obtain(wish, root, hubs, watcher, again=again)}")
+                brought.append(f"{wish.key}: {obtain(wish, root, hubs, watcher, again=again)}")
             except HarnessError as error:
                 if len(chosen) == 1:
                     raise
                 console().print(f"error: {error}", markup=False, soft_wrap=True)
                 failed.append(error)
+    for line in brought:
+        typer.echo(line)
     if failed:
         raise HarnessError(f"{len(failed)} of {len(chosen)} could not be fetched", fix="the lines above say why")
 

@@ -39,7 +39,7 @@ def fetch_plain(
             if not is_stored(store, file):
                 jobs.append((file, [Source(url) for url in download.urls]))
         make_room(store, [file for file, _ in jobs])
-        watcher.say(f"{wanted.key}: {len(wanted.downloads)} files, of which {len(jobs)} are to come")
+        watcher.say(f"{wanted.key}: {len(wanted.downloads)} files, to fetch: {len(jobs)}")
         came = download_all(jobs, store, watcher, policy)
         digests: dict[str, Digest] = {}
         for download in wanted.downloads:

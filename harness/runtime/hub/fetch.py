@@ -158,7 +158,7 @@ def _bring(
     make_room(store, lacking)
     watcher.say(
         f"{wanted.name}: {len(listing.files)} files, {listing.bytes / 1e6:.1f} MB, from {hubs[0].endpoint}; "
-        f"{len(lacking)} are to come"
+        f"to fetch: {len(lacking)}"
     )
     came = sum(file.size or 0 for file in lacking)
     watcher.total(came)
