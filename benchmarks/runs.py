@@ -81,9 +81,9 @@ def result(run_id: str, started: float, number: int) -> dict[str, object]:
     return {**header, "preset": "smoke", "host": "n1", "image": image, "steps": {"train": step}}
 
 
-def measure(root: Path, command: list[str]) -> tuple[str, float, float]:
-    """The command, its median wall time in seconds, and its highest resident memory in MB."""
-    seconds, memory = [], 0.0
+def measure(root: Path, command: list[str]) -> tuple[str, float, float, float]:
+    """The command, its median wall and CPU time in seconds, and its highest resident memory in MB."""
+    seconds, work, memory = [], [], 0.0
     for _ in range(REPEATS):
         before = time.perf_counter()
         process = subprocess.Popen(
@@ -92,20 +92,22 @@ def measure(root: Path, command: list[str]) -> tuple[str, float, float]:
         _, _, usage = os.wait4(process.pid, 0)
         process.returncode = 0  # it is reaped
         seconds.append(time.perf_counter() - before)
+        work.append(usage.ru_utime + usage.ru_stime)
         memory = max(memory, usage.ru_maxrss / 1024)
-    return "harness " + " ".join(command), statistics.median(seconds), memory
+    return "harness " + " ".join(command), statistics.median(seconds), statistics.median(work), memory
 
 
-def table(runs: int, rows: list[tuple[str, float, float]]) -> str:
+def table(runs: int, rows: list[tuple[str, float, float, float]]) -> str:
     lines = [
         f"# {runs:,} recorded runs",
         "",
         f"Written by `benchmarks/runs.py --runs {runs}` on {datetime.date.today()}: {os.cpu_count()} cores, 1-minute",
-        f"load {os.getloadavg()[0]:.1f} at the end. Median of {REPEATS} whole commands; {LIMITS}.",
+        f"load {os.getloadavg()[0]:.1f} at the end. Median of {REPEATS} whole commands, start of Python included;",
+        f"{LIMITS} on a quiet machine, where wall time is CPU time.",
         "",
-        "| command | s | MB |",
-        "|---|---|---|",
-        *(f"| `{name}` | {seconds:.2f} | {memory:.0f} |" for name, seconds, memory in rows),
+        "| command | wall, s | CPU, s | MB |",
+        "|---|---|---|---|",
+        *(f"| `{name}` | {wall:.2f} | {cpu:.2f} | {memory:.0f} |" for name, wall, cpu, memory in rows),
         "",
     ]
     return "\n".join(lines)
