@@ -75,7 +75,7 @@ def test_two_more_runs_decide_and_the_ledgers_name_one_another(at: Path, spoiled
     ]
     said = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert f"note: {run.run_id}: its throughput is near a gate; 2 more runs decide" in said[0][1]
+    assert f"note: {run.run_id}: its throughput is near a gate; 2 more runs decide" in said[0][1] + said[1][1]
     first = ledger(run)["reruns"]
     assert isinstance(first, list)
     again = [RunPaths(at / "runs" / name) for name in first]
@@ -90,6 +90,14 @@ def test_two_more_runs_decide_and_the_ledgers_name_one_another(at: Path, spoiled
     later = harness(at, "check", "--run", str(run.folder), "--rerun", "2")
     assert later.returncode == 0, "any later judging counts the re-runs, and makes no more"
     assert len(list(at.glob("runs/*/ledger.json"))) == 3
+    comment = harness(at, "report", "--markdown", "-o", "comment.md", env={"HARNESS_LANGUAGE": "zh"})
+    assert comment.returncode == 0, comment.stderr
+    text = (at / "comment.md").read_text(encoding="utf-8")
+    assert text.count("**xscow-2.cpu.smoke**") == 3, "a run and its re-runs are judged together, and all shown"
+    assert "失败" not in text
+    chinese = harness(at, "status", "--language", "zh")
+    assert "作业号" in chinese.stdout
+    assert chinese.stdout.count("已结束") == 3
 
 
 def test_no_re_run_mends_an_output_or_a_rate_that_noise_does_not_explain(
