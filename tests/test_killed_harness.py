@@ -27,6 +27,7 @@ from harness.run.paths import RunPaths
 
 pytestmark = [pytest.mark.cluster, needs_slurm]
 RUNS = 3  # of each submission
+TOOLS = {name: shutil.which(name) for name in ("sbatch", "squeue", "scancel")}
 
 # Python imports it by itself at its start.
 HOOK = """\
@@ -68,9 +69,9 @@ def site(folder: Path) -> Iterator[Path]:
         for name, value in cluster.environment().items():
             patch.setenv(name, value)
         (folder / "bin").mkdir()
-        for name in ("sbatch", "squeue", "scancel"):
+        for name, real in TOOLS.items():
             wrapper = folder / "bin" / name
-            wrapper.write_text(f'#!/bin/sh\necho "$*" >>{folder}/{name}-calls\nexec {shutil.which(name)} "$@"\n')
+            wrapper.write_text(f'#!/bin/sh\necho "$*" >>{folder}/{name}-calls\nexec {real} "$@"\n')
             wrapper.chmod(0o755)
             (folder / f"{name}-calls").touch()
             (folder / f"{name}-calls").chmod(0o666)
