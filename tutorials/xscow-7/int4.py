@@ -69,14 +69,20 @@ def kernel_error(model: nn.Module, folder: Path, block: str, zero_offset: int) -
     """How far the kernels of one block are from a float32 product with the dequantised weights.
 
     The largest difference over the largest value, of all layers whose names begin with ``block``.
+
+    Raises:
+        ValueError: there is no such layer, or the checkpoint does not have its weights: nothing was compared.
     """
     plain = plain_weights(read_tensors(folder, block), zero_offset)
+    layers = {name: layer for name, layer in quantized_layers(model).items() if name.startswith(block)}
+    if not layers or not all(f"{name}.weight" in plain for name in layers):
+        raise ValueError(
+            f"{folder}: its tensors below {block} are not those of the model's {len(layers)} packed layers"
+        )
     source = torch.Generator().manual_seed(0)
     worst = 0.0
-    for name, layer in quantized_layers(model).items():
-        weight = plain.get(f"{name}.weight")
-        if weight is None:
-            continue
+    for name, layer in layers.items():
+        weight = plain[f"{name}.weight"]
         example = next(model.parameters())
         inputs = torch.randn(4, weight.shape[1], generator=source)
         expected = nn.functional.linear(inputs, weight, plain.get(f"{name}.bias"))
