@@ -43,7 +43,10 @@ COMMANDS: dict[str, Entry] = {
         "contents",
         "Write the current image of a tutorial as one self-contained signed file: the one that was built and tested.",
     ),
-    "jobs": Entry("jobs", "Write jobs/*.job for every tutorial and variant; for another site, jobs/SITE/*.job."),
+    "jobs": Entry(
+        "jobs",
+        "Write jobs/*.job for every tutorial and variant, with image and with conda; for another site, jobs/SITE/*.job.",
+    ),
     "conda": Entry(
         "conda", "Write containers/*/VARIANT.environment.yml: each stack's locked packages as a conda environment."
     ),
@@ -57,7 +60,10 @@ COMMANDS: dict[str, Entry] = {
     "wait": Entry("runs", "Wait until runs have ended."),
     "check": Entry("runs", "Judge runs: outputs, image, device and throughput."),
     "cancel": Entry("runs", "Cancel the jobs of runs."),
-    "report": Entry("runs", "Write one page, one JUnit file and one JSON file about the newest runs."),
+    "report": Entry(
+        "runs",
+        "Write one page, one JUnit file and one JSON file about the newest runs, or a comment for a pull request.",
+    ),
     "history": Entry(
         "history", "Show the throughput measured so far, a line per tutorial, preset, GPU model and count."
     ),

@@ -65,6 +65,8 @@ def judge_until_decided(
             except HarnessError as error:
                 told.add(verdict.run.run_id)
                 tell(f"{verdict.run.run_id}: its throughput is near a gate, and it is not run again: {error}")
+        known = {evidence.paths.run_id for evidence, _, _ in every}
+        new = [run for run in new if run.run_id not in known]  # one whose ledger no longer names its first run
         if not new:
             return Judged(every, verdicts, problems)
         wait(new)

@@ -178,6 +178,7 @@ class _Campaign:
             "options": list(self._options),
             "user": self._user,
             "submitted_at": time.time(),
+            **({"rerun_of": wanted.rerun_of} if wanted.rerun_of else {}),
         }
         job = JobRequest(
             script=job_file(self._project, tutorial, variant, self._profile, wanted.environment),
@@ -222,58 +223,6 @@ def _new_run(project: Project, name: str) -> RunPaths:
         except FileExistsError:
             continue
         return run
-
-
-def _prepare(project: Project, wanted: RunRequest, site: str, options: Sequence[str]) -> _Prepared:
-    """The ledger and the job of a run; nothing is written yet."""
-    tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
-    profile = load_site(project, site)
-    script = job_file(project, tutorial, variant, profile, wanted.environment)
-    if not script.is_file():
-        raise UserError("no such job script", where=str(script), fix="make jobs")
-    if wanted.server is None:
-        require(project, tutorial, preset, profile, os.environ)
-    image = current_image(project, tutorial, variant, site) if wanted.environment == "apptainer" else None
-    kind = "local" if profile.scheduler == "local" else detect_scheduler(os.environ).name
-    what = wanted.server or (preset if image else f"{preset}-conda")
-    run = RunPaths(project.runs / f"{tutorial.stem}-{variant}-{what}-{_stamp()}")
-    run.folder.mkdir(parents=True)
-    ledger: dict[str, Any] = {
-        "schema_version": 1,
-        "run_id": run.run_id,
-        "tutorial": tutorial.id,
-        "variant": variant,
-        "preset": preset,
-        "open": wanted.server,
-        "site": site,
-        "scheduler": kind,
-        "slurm_conf": os.environ.get(SLURM_CONF) if kind == "slurm" else None,
-        "job_id": None,
-        "environment": wanted.environment,
-        "image_sha256": image.sha256 if image else None,
-        "definition_sha256": image.definition_sha256 if image else None,
-        "git_revision": git_revision(project.root),
-        "options": list(options),
-        "user": getpass.getuser(),
-        "submitted_at": time.time(),
-        **({"rerun_of": wanted.rerun_of} if wanted.rerun_of else {}),
-    }
-    job = JobRequest(
-        script=script,
-        workdir=project.root,
-        output=run.scheduler_log,
-        name=run.run_id,
-        environment={
-            "RUN_ID": run.run_id,
-            "PRESET": preset,
-            "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
-            "CATALOG": str(project_catalog(project, site).root),  # whose keys the job trusts
-            **({"IMAGE": str(project_catalog(project, site).files(image).main)} if image else {}),
-            "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
-        },
-        options=tuple(options),
-    )
-    return _Prepared(run, ledger, job)
 
 
 def _hand_in(project: Project, runs: Sequence[_Prepared], how: Literal["array", "pack"] | None) -> None:
