@@ -45,7 +45,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "jobs": Entry(
         "jobs",
-        "Write jobs/*.job for every tutorial and variant, with image and with conda; for another site, jobs/SITE/*.job.",
+        "Write jobs/*.job for every tutorial and variant, in images and with conda; for another site, jobs/SITE/*.job.",
     ),
     "conda": Entry(
         "conda", "Write containers/*/VARIANT.environment.yml: each stack's locked packages as a conda environment."

@@ -26,7 +26,7 @@ def jobs(
         bool, typer.Option("--check", help="Write nothing; exit 1 where a file is not up to date.")
     ] = False,
 ) -> None:
-    """Write jobs/*.job for every tutorial and variant, with image and with conda; for another site, jobs/SITE/*.job.
+    """Write jobs/*.job for every tutorial and variant, in images and with conda; for another site, jobs/SITE/*.job.
 
     Examples: harness jobs; harness jobs --site fics
     """
