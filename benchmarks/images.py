@@ -197,7 +197,7 @@ def measure(bench: Bench, names: Sequence[str]) -> list[Row]:
 
 def sizes(bench: Bench, names: Sequence[str]) -> list[str]:
     """Rows of a table: bytes of the catalog against one plain image per tutorial; after :func:`measure`."""
-    catalog = Catalog(bench.project.catalog)
+    catalog = Catalog(bench.work / "catalog")
     catalog_gc = bench.ours("catalog", "gc", "--keep", "1")  # the measurements published some images twice
     say(f"gc: {catalog_gc:.1f} s")
     plain = sum(bench.plain_image(load_tutorial(bench.project, name)).stat().st_size for name in names)
@@ -211,7 +211,7 @@ def sizes(bench: Bench, names: Sequence[str]) -> list[str]:
 
 def starts(bench: Bench, name: str) -> list[str]:
     """Rows of a table: how long the first tutorial's image takes to start; after :func:`measure`."""
-    tutorial, catalog, engine = load_tutorial(bench.project, name), Catalog(bench.project.catalog), find_engine()
+    tutorial, catalog, engine = load_tutorial(bench.project, name), Catalog(bench.work / "catalog"), find_engine()
     manifest = catalog.current(image_name(tutorial.stem, VARIANT))
     if manifest is None:
         sys.exit(f"error: no image of {name} was published")
