@@ -54,9 +54,10 @@ class Place:
 def native_environment(lock: Path, folder: Path, python: str) -> Place:
     """A virtual environment with the packages of a stack's lock, byte code compiled."""
     uv = str(Path(sys.executable).parent / "uv")
-    subprocess.run([uv, "venv", "--quiet", "--python", python, str(folder)], check=True)
-    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--no-deps", "--require-hashes"]
-    subprocess.run([*install, "--python", str(folder / "bin/python"), "-r", str(lock)], check=True)
+    subprocess.run([uv, "venv", "--quiet", "--seed", "--python", python, str(folder)], check=True)
+    # pip knows this machine's package folders, uv does not.
+    install = [str(folder / "bin/python"), "-m", "pip", "install", "-qq", "--no-deps", "--require-hashes"]
+    subprocess.run([*install, "-r", str(lock)], check=True)
     return Place("no image, a virtual environment", (), (folder,), folder / "bin")
 
 
