@@ -80,7 +80,9 @@ def submit(at: Path, request: pytest.FixtureRequest) -> Callable[..., RunPaths]:
         environment = {**os.environ, "RUN_ID": run.run_id, "PRESET": "smoke"}
         command = ["sbatch", "--parsable", f"--output={at}/runs/%j.out", *options, JOB, "--misbehave", misbehave]
         subprocess.run(command, env=environment, check=True, capture_output=True)
-        if misbehave not in ("no", "memory"):
+        if misbehave == "memory":
+            until(lambda: (run.folder / "job.json").is_file())  # it has started; it may be killed at any moment
+        elif misbehave != "no":
             until(lambda: run.log.is_file() and "hanging" in run.log.read_text())
         return run
 
