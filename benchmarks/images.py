@@ -1,13 +1,16 @@
 """How long it takes to bring a set of images up to date: `harness build` against plain `apptainer build`.
 
     benchmarks/images.py --quick                      a stack of a few megabytes, two tutorials
-    benchmarks/images.py mnist 1 2                    these tutorials of the checkout, which must share a stack
+    benchmarks/images.py mnist 1 2                    these tutorials of the checkout
+    benchmarks/images.py --whole-set                  all that have a CPU image; plain: one of each stack (an hour)
     benchmarks/images.py ... --table docs/benchmarks/images.md
 
 Both build the same definitions from the same base image, served from this machine, with the same package mirrors, and
 with nothing cached at the start. Plain Apptainer runs with its defaults (gzip). It has no cache: after any change, and
 after none, it builds again what it built before, so each definition is built with it once and that time stands in all
-rows. Then come the bytes of all images, and how long the first one takes to start (:mod:`starts`).
+rows. Of the whole set one tutorial of each stack is built plainly, and stands for the others of its stack, whose
+definitions differ in a few small files. Then come the bytes of all images, and how long the first one takes to start
+(:mod:`starts`).
 The work is done in a copy of the checkout below the cache folder (HARNESS_CACHE), which is removed in the end.
 """
 
@@ -41,7 +44,7 @@ from harness.image.engine import find_engine  # noqa: E402
 from harness.image.lend import lending  # noqa: E402
 from harness.project import Project, image_name  # noqa: E402
 from harness.site import Mirrors  # noqa: E402
-from harness.tutorial import Tutorial, load_tutorial  # noqa: E402
+from harness.tutorial import Tutorial, load_tutorial, tutorial_ids  # noqa: E402
 
 VARIANT = "cpu"
 NO_CHANGE_RUNS = 3
@@ -67,19 +70,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """A copy of a checkout, with a cache of its own that holds nothing but base images."""
+    """A copy of a checkout, with a cache of its own that holds nothing but base images.
+
+    Attributes:
+        is_whole_set: plain Apptainer builds one tutorial of each stack, which stands for the others.
+    """
 
     root: Path
     work: Path
     is_quick: bool
+    is_whole_set: bool = False
 
     @property
     def project(self) -> Project:
         return Project(self.root, self.work / "catalog", self.work / "cache")
 
     def plain_image(self, tutorial: Tutorial) -> Path:
-        """Where the image of plain `apptainer build` is."""
-        return self.work / "plain" / f"{tutorial.id}.sif"
+        """Where the image of plain `apptainer build` is, its own or the one that stands for it."""
+        return self.work / "plain" / f"{tutorial.stack if self.is_whole_set else tutorial.id}.sif"
 
     def ours(self, *arguments: str) -> float:
         """Seconds that a `harness` command takes."""
@@ -143,6 +151,11 @@ def copy_of_checkout(target: Path, tutorials: Sequence[str]) -> None:
         shutil.copytree(REPOSITORY / "tutorials" / folder, target / "tutorials" / folder, ignore=ignore)
 
 
+def with_cpu_images(project: Project) -> list[str]:
+    """Ids of the tutorials that have an image of the variant."""
+    return [name for name in tutorial_ids(project) if VARIANT in load_tutorial(project, name).resources]
+
+
 def quick_project(target: Path) -> list[str]:
     """The tests' small project with a second tutorial."""
     make_tiny_project(target)
@@ -172,11 +185,15 @@ def measure(bench: Bench, names: Sequence[str]) -> list[Row]:
     """All rows, in the order in which a person would meet them."""
     tutorials = [load_tutorial(bench.project, name) for name in names]
     bench.ours("defs")
-    plain = {}
+    built: dict[Path, float] = {}
     for tutorial in tutorials:
-        plain[tutorial.id] = bench.plain(tutorial)
-        say(f"plain {tutorial.id}: {plain[tutorial.id]:.1f} s")
+        image = bench.plain_image(tutorial)
+        if image not in built:
+            built[image] = bench.plain(tutorial)
+            say(f"plain {tutorial.id} ({tutorial.stack}): {built[image]:.1f} s")
+    plain = {tutorial.id: built[bench.plain_image(tutorial)] for tutorial in tutorials}
     whole, first = sum(plain.values()), tutorials[0]
+    first_stack = sum(plain[tutorial.id] for tutorial in tutorials if tutorial.stack == first.stack)
     rows: list[Row] = []
 
     def add(what: str, against: float, *arguments: str, runs: int = 1) -> None:
@@ -191,7 +208,7 @@ def measure(bench: Bench, names: Sequence[str]) -> list[Row]:
     program = bench.project.tutorials / first.id / first.steps[0].program
     program.write_text(program.read_text() + "# one more line\n")
     add("one line of one tutorial's program changed", plain[first.id], "build", first.id)
-    add(add_package(bench, first), whole, *together)
+    add(add_package(bench, first), first_stack, *together)
     return rows
 
 
@@ -200,12 +217,15 @@ def sizes(bench: Bench, names: Sequence[str]) -> list[str]:
     catalog = Catalog(bench.work / "catalog")
     catalog_gc = bench.ours("catalog", "gc", "--keep", "1")  # the measurements published some images twice
     say(f"gc: {catalog_gc:.1f} s")
-    plain = sum(bench.plain_image(load_tutorial(bench.project, name)).stat().st_size for name in names)
+    tutorials = [load_tutorial(bench.project, name) for name in names]
+    plain = sum(bench.plain_image(tutorial).stat().st_size for tutorial in tutorials)
+    count = len({tutorial.stack for tutorial in tutorials})
+    stacks = "one stack" if count == 1 else f"{count} stacks"
     ours = sum(512 * path.lstat().st_blocks for path in catalog.root.rglob("*"))
     return [
         "| bytes of all images | plain, MB | ours, MB | ratio |",
         "|---|---|---|---|",
-        f"| {len(names)} tutorials on one stack | {plain / 1e6:.0f} | {ours / 1e6:.0f} | {plain / ours:.1f} |",
+        f"| {len(names)} tutorials on {stacks} | {plain / 1e6:.0f} | {ours / 1e6:.0f} | {plain / ours:.1f} |",
     ]
 
 
@@ -229,12 +249,14 @@ def starts(bench: Bench, name: str) -> list[str]:
     return measure_starts(places)
 
 
-def table(rows: Sequence[Row], further: Sequence[str], is_quick: bool, names: Sequence[str]) -> str:
+def table(bench: Bench, rows: Sequence[Row], further: Sequence[str], names: Sequence[str]) -> str:
     """The page: what was measured, on what, by which command."""
     engine = find_engine()
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), "unknown processor")  # fmt: skip
-    arguments = "--quick" if is_quick else " ".join(names)
+    arguments = "--quick" if bench.is_quick else "--whole-set" if bench.is_whole_set else " ".join(names)
+    once = "one tutorial of each stack" if bench.is_whole_set else "each definition"
+    stands = "for all tutorials of its stack" if bench.is_whole_set else "in all rows it would be needed for"
     lines = [
         "# Building images: `harness build` against plain `apptainer build`",
         "",
@@ -242,12 +264,11 @@ def table(rows: Sequence[Row], further: Sequence[str], is_quick: bool, names: Se
         f"{engine.name} {engine.version}, {os.cpu_count()} cores of {cpu}.",
         "",
         "The stack is the tests' one of a few megabytes: fixed costs weigh more than in a real one."
-        if is_quick
+        if bench.is_quick
         else f"Tutorials {', '.join(names)}, variant {VARIANT}.",
         "Seconds of wall time, each measured once (nothing changed: the median of three), on a machine whose other",
-        "work shows in the load (the 1-minute average when ours had ended). Plain Apptainer has no cache: each",
-        "definition was built once with its defaults, and that time stands in all rows it would be needed for. Same",
-        "base, same package mirrors.",
+        f"work shows in the load (the 1-minute average when ours had ended). Plain Apptainer has no cache: {once}",
+        f"was built with its defaults, and that time stands {stands}. Same base, same package mirrors.",
         "",
         "| what | plain, s | ours, s | ratio | load |",
         "|---|---|---|---|---|",
@@ -270,10 +291,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tutorials", nargs="*")
     parser.add_argument("--quick", action="store_true", help="a stack of a few megabytes")
+    parser.add_argument("--whole-set", action="store_true", help="every tutorial that has a CPU image")
     parser.add_argument("--table", type=Path, help="write the page here, instead of standard output")
     options = parser.parse_args()
-    if options.quick == bool(options.tutorials):
-        parser.error("name tutorials, or --quick")
+    if sum((options.quick, options.whole_set, bool(options.tutorials))) != 1:
+        parser.error("name tutorials, or --quick, or --whole-set")
     given = Project.find(REPOSITORY)
     given.cache.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="bench-images-", dir=given.cache.absolute()))
@@ -285,14 +307,14 @@ def main() -> None:
         if options.quick:
             names: Sequence[str] = quick_project(root)
         else:
-            names = options.tutorials
+            names = options.tutorials or with_cpu_images(given)
             copy_of_checkout(root, names)
-        bench = Bench(root, work, options.quick)
+        bench = Bench(root, work, options.quick, options.whole_set)
         rows = measure(bench, names)
         further = ["", *sizes(bench, names)]
         if not options.quick:  # the small stack has neither torch nor anything to install beside
             further += ["", STARTS, "", *starts(bench, names[0])]
-        page = table(rows, further, options.quick, names)
+        page = table(bench, rows, further, names)
     finally:
         remove_tree(work)
     if options.table:

@@ -57,12 +57,6 @@ def probe_mirrors(
     return list(answers)
 
 
-def choose_mirror(kind: MirrorKind, addresses: Sequence[str], timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """The first address in order that answers; None: none does, and the machine's own configuration is what is left."""
-    answers = probe_mirrors({kind: addresses}, timeout_s)
-    return next((answer.address for answer in answers if answer.latency_s is not None), None)
-
-
 def probe_address(kind: MirrorKind, address: str) -> str:
     """The URL to ask a mirror with: one that every server of its kind has."""
     if kind == "registry":

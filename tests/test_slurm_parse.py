@@ -8,16 +8,13 @@ from harness.errors import SchedulerError
 from harness.scheduler import JobState
 from harness.scheduler.slurm_parse import (
     SACCT_COMPLETION_FIELDS,
-    Gres,
     hint_for,
     is_no_answer,
     job_state,
     one_line,
-    parse_gres,
     parse_ping,
     parse_sacct,
     parse_sbatch,
-    parse_scontrol_job,
     parse_squeue,
 )
 
@@ -120,45 +117,6 @@ def test_sacct_row_of_another_shape_is_an_error() -> None:
 )
 def test_states(word: str, state: JobState) -> None:
     assert job_state(word) is state
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("(null)", []),
-        ("", []),
-        ("gpu:2", [Gres("gpu", "", 2)]),
-        ("gpu", [Gres("gpu", "", 1)]),
-        ("gpu:h200:4(S:0-1),shard:h200:64(S:0)", [Gres("gpu", "h200", 4), Gres("shard", "h200", 64)]),
-        ("gpu:h200:0(IDX:N/A)", [Gres("gpu", "h200", 0)]),
-        ("gpu:h200:3(IDX:0-1,5)", [Gres("gpu", "h200", 3, devices=(0, 1, 5))]),
-        ("shard:h200:1(IDX:1)", [Gres("shard", "h200", 1, devices=(1,))]),
-        ("shard:h200:32(0/64,32/64)", [Gres("shard", "h200", 32, per_device=((0, 64), (32, 64)))]),
-        (
-            "gpu:h200:0(IDX:N/A),shard:h200:32(0/64,32/64)",
-            [Gres("gpu", "h200", 0), Gres("shard", "h200", 32, per_device=((0, 64), (32, 64)))],
-        ),
-        ("shard:16(IDX:0)", [Gres("shard", "", 16, devices=(0,))]),
-        ("gpu:1g.10gb:7", [Gres("gpu", "1g.10gb", 7)]),
-        ("bandwidth:lustre:4K", [Gres("bandwidth", "lustre", 4096)]),
-    ],
-)
-def test_gres(text: str, expected: list[Gres]) -> None:
-    assert parse_gres(text) == expected
-
-
-def test_gres_of_no_known_form_is_an_error() -> None:
-    with pytest.raises(SchedulerError, match="cannot read"):
-        parse_gres("gpu:h200:4:what=ever")
-
-
-def test_scontrol_values_may_hold_blanks() -> None:
-    line = "JobId=1002 JobName=a b JobState=FAILED NtasksPerN:B:S:C=0:0:*:* Command=/x/j.sh 0 k=3 Power= Nodes=n1"
-    found = parse_scontrol_job(line)
-    assert found["JobName"] == "a b"
-    assert found["NtasksPerN:B:S:C"] == "0:0:*:*"
-    assert found["Command"] == "/x/j.sh 0 k=3"
-    assert (found["Power"], found["Nodes"]) == ("", "n1")
 
 
 def test_messages_become_one_line() -> None:

@@ -187,8 +187,8 @@ def copied_files(
 
 def own_checks(tutorial: Tutorial) -> list[str]:
     """Shell commands that a tutorial adds to the tests of its stack."""
-    programs = (f"python {PROGRAMS}/{step.program} --help >/dev/null" for step in tutorial.steps)
-    return ["python -c 'import harness.runtime'", *dict.fromkeys(programs)]
+    programs = dict.fromkeys(f"{PROGRAMS}/{step.program}" for step in tutorial.steps)
+    return [shlex.join(["python", "-m", "harness.runtime.self_test", *programs])]
 
 
 def default_base(definition: Definition) -> str:
@@ -209,7 +209,7 @@ def _apt_pins(project: Project, stack: Stack, variant: Variant) -> tuple[tuple[L
         return (), ()
     pins = "\n".join(f"{name} {package.version}" for name, package in sorted(lock.apt.items()))
     opening = (
-        f"# The versions of containers/{stack.name}/{variant}.lock.toml, while an archive has them.\n"
+        "# The locked versions, while an archive has them.\n"
         f"mkdir -p {posixpath.dirname(_PINS)}\n"
         "while read -r name version; do\n"
         '    printf \'Package: %s\\nPin: version %s\\nPin-Priority: 1001\\n\\n\' "$name" "$version"\n'

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 from harness.errors import SchedulerError
@@ -120,25 +118,6 @@ _HINTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Gres:
-    """One generic resource of one node.
-
-    Attributes:
-        name: ``gpu`` or ``shard``.
-        type: e.g. ``h200``; empty when the site gives none.
-        count: how many: of the node, or in use, as asked.
-        per_device: for shards of newer Slurm, (used, total) of each GPU in index order; else empty.
-        devices: device indices in use; empty when none are, or when they are not printed.
-    """
-
-    name: str
-    type: str
-    count: int
-    per_device: tuple[tuple[int, int], ...] = ()
-    devices: tuple[int, ...] = ()
-
-
 def is_job_id(text: str) -> bool:
     """Whether this is an id that Slurm gives to jobs: ``12``, or ``12_3`` for an element of an array."""
     return bool(re.fullmatch(r"[0-9]{1,10}(?:_[0-9]{1,10})?", text))
@@ -215,28 +194,6 @@ def parse_sacct(stdout: str, fields: tuple[str, ...] = SACCT_FIELDS) -> dict[str
         if "." not in row["JobID"]:  # 12.batch and 12.0 are steps of a job
             found[row["JobID"]] = _sacct_row(row)
     return found
-
-
-def parse_scontrol_job(line: str) -> dict[str, str]:
-    """Keys of one line of ``scontrol show job -o``. Values may hold blanks: one ends where the next ``Key=`` begins."""
-    keys = list(re.finditer(r"(?:^|(?<=\s))([A-Z][\w/:]*)=", line))
-    ends = [key.start() for key in keys[1:]] + [len(line)]
-    return {key[1]: line[key.end() : end].strip() for key, end in zip(keys, ends, strict=True)}
-
-
-def parse_gres(text: str) -> list[Gres]:
-    """GRES or GRES_USED of ``sinfo``/``scontrol show node``, of old and new Slurm.
-
-    ``gpu:h200:4(S:0-1),shard:h200:64(S:0)``, ``gpu:h200:2(IDX:0-1)``, ``shard:h200:1(IDX:1)`` (22.05: the *GPUs* that
-    have shards in use) and ``shard:h200:32(0/64,32/64)`` (newer: 32 in use, all on GPU 1). ``(null)`` and an empty text
-    are no GRES.
-
-    Raises:
-        SchedulerError: an entry that is none of these.
-    """
-    if text.strip() in ("", "(null)", "N/A"):
-        return []
-    return [_gres_entry(entry) for entry in re.split(r",(?![^(]*\))", text.strip())]
 
 
 def parse_ping(stdout: str) -> bool:
@@ -321,26 +278,3 @@ def _epoch(text: str) -> float | None:
     if re.match(r"\d{4}-\d\d-\d\dT", text):
         return datetime.fromisoformat(text).timestamp()
     return None
-
-
-def _gres_entry(entry: str) -> Gres:
-    match = re.fullmatch(r"(\w+)(?::([\w.+-]*[A-Za-z_][\w.+-]*))?(?::(\d+)([KMGT]?))?(?:\((.*)\))?", entry.strip())
-    if not match:
-        raise SchedulerError(f"cannot read the resource {entry!r}", where="sinfo")
-    name, kind, count, unit, note = match.groups()
-    factor = 1024 ** " KMGT".index(unit or " ")
-    return Gres(
-        name=name,
-        type=kind or "",
-        count=int(count) * factor if count else 1,
-        per_device=tuple((int(used), int(total)) for used, total in re.findall(r"(\d+)/(\d+)", note or "")),
-        devices=_indices(note or ""),
-    )
-
-
-def _indices(note: str) -> tuple[int, ...]:
-    """``IDX:0-2,5`` -> (0, 1, 2, 5); ``IDX:N/A`` and notes of another kind -> ()."""
-    if not note.startswith("IDX:"):
-        return ()
-    found: Iterable[tuple[str, str]] = re.findall(r"(\d+)(?:-(\d+))?", note)
-    return tuple(index for first, last in found for index in range(int(first), int(last or first) + 1))

@@ -270,8 +270,7 @@ job_open() { # STACK PORTS SERVER...
     esac
     [[ $offered == *" $OPEN "* ]] || job_fail "the image of $NAME ($VARIANT) has no $OPEN" "$lacking"
     NOTEBOOKS=${NOTEBOOKS:-$PWD/notebooks}
-    mkdir -p "$NOTEBOOKS" 2>/dev/null || true
-    [ -w "$NOTEBOOKS" ] ||
+    { mkdir -p "$NOTEBOOKS" 2>/dev/null && [ -w "$NOTEBOOKS" ]; } ||
         job_fail "cannot write to $NOTEBOOKS" "set NOTEBOOKS to a folder of your own"
     NOTEBOOKS=$(readlink -f "$NOTEBOOKS")
     job_step "$OPEN"
