@@ -28,7 +28,7 @@ demo: engine scheduler bases ## Build three images, run them as jobs on real dat
 test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests on real parts
 	@$(MACHINE) slurm registry test || { test -z "$$CI" && echo "going on: tests that need those are skipped"; }
 	$(MAKE) --no-print-directory lint
-	.venv/bin/pytest -n $(WORKERS) --dist loadfile
+	.venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-stacks: engine ## One tutorial of every software stack as a judged Slurm job; downloads gigabytes
 	$(MACHINE) slurm registry test
@@ -36,7 +36,7 @@ test-stacks: engine ## One tutorial of every software stack as a judged Slurm jo
 
 test-all: test ## And what takes minutes: the pytorch image built twice, the whole corpus of Dockerfiles
 	@$(MAKE) --no-print-directory docker
-	.venv/bin/pytest -m slow
+	.venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 	.venv/bin/python -m harness.fidelity tests/corpus --ours-only
 
 measured: engine scheduler bases ## Run and judge every tutorial's smoke preset as a Slurm job; write docs/tutorials/measured.md

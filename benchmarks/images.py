@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -48,6 +48,7 @@ from harness.tutorial import Tutorial, load_tutorial, tutorial_ids  # noqa: E402
 
 VARIANT = "cpu"
 NO_CHANGE_RUNS = 3
+FEW_ROWS = 3
 ADDED_PACKAGE = "toolz==1.0.0"  # pure Python, without dependencies
 STARTS = f"""\
 A command in an image, and in a virtual environment of the same packages with compiled byte code. Median of {COLD_RUNS}
@@ -198,18 +199,37 @@ def measure(bench: Bench, names: Sequence[str]) -> list[Row]:
 
     def add(what: str, against: float, *arguments: str, runs: int = 1) -> None:
         ours = statistics.median(bench.ours(*arguments) for _ in range(runs))
-        rows.append(Row(what, against, ours, os.getloadavg()[0]))
+        rows.append(Row(what, against, ours, load()))
         say(f"{what}: {ours:.2f} s")
 
     together = ("build", "--all", "--jobs", str(os.cpu_count() or 2))
     add(f"the whole set of {len(tutorials)}, nothing cached but the base", whole, *together)
     add("nothing changed, the set", whole, *together, runs=NO_CHANGE_RUNS)
     add("nothing changed, one tutorial", plain[first.id], "build", first.id, runs=NO_CHANGE_RUNS)
-    program = bench.project.tutorials / first.id / first.steps[0].program
-    program.write_text(program.read_text() + "# one more line\n")
-    add("one line of one tutorial's program changed", plain[first.id], "build", first.id)
+    lines = []
+    for tutorial in tutorials:
+        program = bench.project.tutorials / tutorial.program_folder / tutorial.steps[0].program
+        program.write_text(program.read_text() + "# one more line\n")
+        seconds = bench.ours("build", tutorial.id)
+        lines.append(Row(f"one line of a program changed: {tutorial.id}", plain[tutorial.id], seconds, load()))
+        say(f"{lines[-1].what}: {seconds:.2f} s")
+    rows += spread(lines)
     add(add_package(bench, first), first_stack, *together)
     return rows
+
+
+def load() -> float:
+    """The machine's, over the last minute."""
+    return os.getloadavg()[0]
+
+
+def spread(rows: Sequence[Row]) -> list[Row]:
+    """Of many rows those with the smallest, the median and the largest ratio; a few rows are all shown."""
+    ordered = sorted(rows, key=lambda row: row.plain / row.ours)
+    if len(ordered) <= FEW_ROWS:
+        return ordered
+    chosen = ((ordered[0], "smallest"), (ordered[len(ordered) // 2], "median"), (ordered[-1], "largest"))
+    return [replace(row, what=f"{row.what} ({which} of {len(ordered)} ratios)") for row, which in chosen]
 
 
 def sizes(bench: Bench, names: Sequence[str]) -> list[str]:

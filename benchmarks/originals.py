@@ -60,7 +60,7 @@ def program(tutorial: str, name: str) -> ModuleType:
 
 def measure_inside() -> dict[str, Any]:
     """All figures: {row: {"original": images/s, "ours": images/s}}. Runs in the image."""
-    sys.path.insert(0, str(REPOSITORY))
+    sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tutorials/xscow-2")]
     import numpy as np
     import torch
     import torch.nn.functional as F  # noqa: N812 - its name everywhere
@@ -68,7 +68,9 @@ def measure_inside() -> dict[str, Any]:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader, Dataset
 
-    digits, cifar = program("xscow-2", "train"), program("scow-3", "cifar")
+    digits, handwriting, cifar = (
+        program(*module) for module in (("xscow-2", "train"), ("xscow-2", "handwriting"), ("scow-3", "cifar"))
+    )
 
     def to_tensor(picture: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
         """torchvision's ToTensor and Normalize."""
@@ -109,7 +111,8 @@ def measure_inside() -> dict[str, Any]:
             return to_tensor(picture, cifar.MEAN, cifar.STD), self.labels[row]
 
     def our_digits(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        ready = digits.normalise(images / 255)  # once for all epochs of a run; counted in every one here
+        # Once for all epochs of a run; counted in every one here.
+        ready = handwriting.normalise(images / 255, digits.MEAN, digits.STD)
         for rows in torch.randperm(len(images)).split(BATCH):
             yield ready[rows], labels[rows]
 

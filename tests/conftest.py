@@ -20,6 +20,11 @@ from harness.image.keys import KEY_VARIABLE, signing_key
 NO_ENGINE = "no apptainer or singularity: scripts/install-apptainer; `make test` installs it"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real images first: they take longest, and a worker that begins one last keeps the others waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("image") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A shell starts background jobs with SIGINT ignored, and what they start inherits that; Ctrl-C is tested here."""

@@ -45,7 +45,7 @@ def judged(names: Iterable[str], cache: Path, scratch: Path) -> dict[str, Verdic
         pytest.skip("no apptainer or singularity: scripts/install-apptainer; `make test` installs it")
     places = {"CATALOG": str(cache.absolute() / "catalog"), "HARNESS_CACHE": str(cache.absolute())}
     wanted = [ALL[name] for name in names]
-    built = harness(REPOSITORY, "build", *(tutorial.id for tutorial in wanted), env=places)
+    built = harness(REPOSITORY, "build", "--all", *(tutorial.id for tutorial in wanted), env=places)
     assert built.returncode == 0, built.stderr
     found: dict[str, Verdict] = {}
     for nodes in sorted({tutorial.resources["cpu"].nodes for tutorial in wanted}):
@@ -101,7 +101,7 @@ def packages_are_on_this_machine() -> bool:
 
 
 @needs_slurm
-@pytest.mark.parametrize("names", [SMALL_STACKS, OTHER_STACKS], ids=["small", "others"])
+@pytest.mark.parametrize("names", [OTHER_STACKS, SMALL_STACKS], ids=["others", "small"])
 def test_one_tutorial_of_every_stack_passes_as_a_slurm_job(
     names: tuple[str, ...], cache: Path, short_dir: Path
 ) -> None:

@@ -3,7 +3,7 @@
     python -m harness.runtime.self_test PROGRAM...
 
 Runs each with ``--help``, all in one process: what they import together, often most of the seconds, is loaded once.
-Exit code 1 after the first program that does not end well; what it said is on the standard error.
+Exit code 1 after the first program that does not end well; why, is on the standard error.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 
-def explains_itself(program: str) -> bool:
-    """Whether a program, run as a script with ``--help``, ends with exit code 0 and has printed something.
+def complaint(program: str) -> str | None:
+    """What is wrong with a program, run as a script with ``--help``; None where it printed something and ended well.
 
     Raises:
         Exception: whatever the program raises.
@@ -28,16 +28,15 @@ def explains_itself(program: str) -> bool:
             runpy.run_path(program, run_name="__main__")
     except SystemExit as end:
         if end.code not in (0, None):
-            return False
-    return bool(printed.getvalue().strip())
+            return f"{program} --help ended with {end.code}"
+    return None if printed.getvalue().strip() else f"{program} --help printed nothing"
 
 
-def problem(programs: Sequence[str]) -> str | None:
-    """The first thing that is wrong with them, in one line; None where all is well."""
-    return next(
-        (f"error: {program} does not answer --help" for program in programs if not explains_itself(program)), None
-    )
+def first_complaint(programs: Sequence[str]) -> str | None:
+    """Of several programs, as a line for people; None where all is well."""
+    found = (complaint(program) for program in programs)
+    return next((f"error: {text}" for text in found if text), None)
 
 
 if __name__ == "__main__":
-    sys.exit(problem(sys.argv[1:]))
+    sys.exit(first_complaint(sys.argv[1:]))

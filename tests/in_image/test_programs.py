@@ -91,7 +91,7 @@ class ProgramCase(unittest.TestCase):
         run_dir = self.folder / f"run-{self.runs}"
         variables = {key: value for key, value in os.environ.items() if not key.startswith("HARNESS_")}
         variables |= {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tutorials/xscow-2'}",  # mnist reads its data with the other's module
             "PYTHONDONTWRITEBYTECODE": "1",
             "HARNESS_RUN_DIR": str(run_dir),
             "HARNESS_VARIANT": "cpu",

@@ -5,33 +5,19 @@ touches single images and the device does not wait for a loader.
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, find_mnist, run_program
+from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, run_program
 
 # isort: split
 import argparse
-from typing import NamedTuple
 
 import matplotlib
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
+from handwriting import Data, load_data
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's pixels, scaled to 0..1
-SPLIT_SEED = 42  # which digits are the test set does not depend on --seed
-DIGITS_TEST_SHARE = 0.2
-
-
-class Data(NamedTuple):
-    """Images of shape (n, 1, 28, 28), normalised; labels of shape (n,)."""
-
-    source: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
 
 
 class Network(nn.Module):
@@ -46,36 +32,6 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).flatten(1))
-
-
-def load_data(max_images: int, device: torch.device) -> Data:
-    """MNIST where the site has it, else scikit-learn's handwritten digits; at most ``max_images`` of each part."""
-    mnist = find_mnist()
-    if mnist is None:
-        parts = digits()
-        source = "digits"
-    else:
-        parts = [torch.frombuffer(part.data, dtype=torch.uint8).reshape(part.shape) for part in mnist]
-        parts = [parts[0] / 255, parts[1].long(), parts[2] / 255, parts[3].long()]
-        source = "mnist"
-    parts = [part[: max_images or None].to(device) for part in parts]
-    train_images, train_labels, test_images, test_labels = parts
-    return Data(source, normalise(train_images), train_labels, normalise(test_images), test_labels)
-
-
-def digits() -> list[Tensor]:
-    """1,797 real 8 x 8 digits enlarged to 28 x 28, split by class: images (n, 28, 28) in 0..1 and labels, twice."""
-    images, labels = load_digits(return_X_y=True)
-    small = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    large = F.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False).squeeze(1)
-    train, test = train_test_split(
-        range(len(labels)), test_size=DIGITS_TEST_SHARE, stratify=labels, random_state=SPLIT_SEED
-    )
-    return [large[train], torch.tensor(labels[train]), large[test], torch.tensor(labels[test])]
-
-
-def normalise(images: Tensor) -> Tensor:
-    return ((images - MEAN) / STD).unsqueeze(1).contiguous(memory_format=torch.channels_last)
 
 
 def configure(device: torch.device) -> dict[str, object]:
@@ -141,7 +97,7 @@ def train(run: StepRun, args: argparse.Namespace) -> None:
     run.output("settings", configure(device))
     with run.phase("load"):
         torch.manual_seed(args.seed)
-        data = load_data(args.max_images, device)
+        data = load_data(args.max_images, MEAN, STD, device)
         network = Network().to(device, memory_format=torch.channels_last)
     run.output("data_source", data.source)
     run.output("n_train", len(data.train_labels))
