@@ -34,7 +34,7 @@ test-stacks: engine ## One tutorial of every software stack as a judged Slurm jo
 	$(MACHINE) slurm registry test
 	HARNESS_TEST_DOWNLOADS=1 .venv/bin/pytest tests/test_all_tutorials.py -k every_stack
 
-test-all: test ## And what takes minutes: the pytorch image built twice, the whole corpus of Dockerfiles
+test-all: test ## And what takes minutes: all 25 tutorials, the pytorch image built twice, the whole corpus of Dockerfiles
 	@$(MAKE) --no-print-directory docker
 	.venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 	.venv/bin/python -m harness.fidelity tests/corpus --ours-only

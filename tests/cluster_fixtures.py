@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.cluster import ClusterSpec, PrivateCluster
-from harness.cluster.private import missing_tools
+from harness.cluster.programs import missing_tools
 from harness.scheduler import JobStatus, Scheduler, SlurmScheduler, Waiter
 
 needs_slurm = pytest.mark.skipif(

@@ -146,7 +146,7 @@ def test_signals_work_without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cluster.private._find_tool", lambda name: None if name == "slurmctld" else name)
+    monkeypatch.setattr("harness.cluster.programs.find_tool", lambda name: None if name == "slurmctld" else name)
     with pytest.raises(MissingToolError, match=r"slurmctld; install Slurm and munge: scripts/install-packages slurm"):
         PrivateCluster(tmp_path / "box").start()
 

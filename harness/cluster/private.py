@@ -6,14 +6,11 @@ import contextlib
 import fcntl
 import json
 import os
-import pwd
-import random
 import re
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 import time
@@ -25,7 +22,9 @@ from typing import Any
 
 from harness.cluster import cgroups, config
 from harness.cluster.config import BoxLayout, ClusterSpec, Partition, Ports
-from harness.errors import HarnessError, MissingToolError, UserError
+from harness.cluster.machine import accepts, free_ports, gpu_devices, user_name
+from harness.cluster.programs import daemon_command, require_tools, search_path, slurm_version
+from harness.errors import HarnessError, UserError
 from harness.processes import (
     ProcessName,
     ancestors_and_self,
@@ -40,10 +39,7 @@ _LOCK_FILE = "cluster.lock"
 _COMPLETION_LOG = "jobcomp.log"
 # Marks the daemons and, since they inherit it, slurmstepd; jobs get an environment of their own.
 _MARK = "HARNESS_CLUSTER_BOX"
-_TOOL_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # not on an ordinary user's PATH in Debian
-_PORT_RANGE = (20000, 32000)  # below the range the kernel hands out to outgoing connections
 _START_LIMIT_S = 30.0
-_INSTALL = "install Slurm and munge: scripts/install-packages slurm"
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class PrivateCluster:
                 be limited here.
             HarnessError: a daemon did not come up; names it and its last words. Nothing is left running.
         """
-        _require_tools()
+        require_tools()
         if self.spec.enforce_memory and (reason := cgroups.why_no_memory_limits()):
             raise UserError(f"jobs cannot be held to their memory here: {reason}", where="cluster")
         self._claim_box()
@@ -167,7 +163,7 @@ class PrivateCluster:
 
     def _start_daemons(self) -> None:
         layout = BoxLayout(self.box, self._socket_folder())
-        ports = _free_ports(self.spec.nodes)
+        ports = free_ports(self.spec.nodes)
         self._write_state({"spec": asdict(self.spec), "sockets": str(layout.sockets), "processes": {}})
         for folder in layout.folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +176,7 @@ class PrivateCluster:
         self._wait_until(layout.munge_socket.exists, "munged", deadline)
         self._spawn("slurmctld", layout)
         # A slurmd that finds no controller tries again only after a second.
-        self._wait_until(lambda: _accepts(ports.slurmctld), "slurmctld", deadline)
+        self._wait_until(lambda: accepts(ports.slurmctld), "slurmctld", deadline)
         for node in self.spec.node_names:
             (layout.spool / node).mkdir(exist_ok=True)
             self._spawn(f"slurmd.{node}", layout)
@@ -202,17 +198,17 @@ class PrivateCluster:
                 self.spec,
                 layout,
                 ports,
-                user=_user_name(),
+                user=user_name(),
                 hostname=socket.gethostname().partition(".")[0],
                 # A new cluster in an old box must not give out the ids of jobs that somebody may still ask about.
                 first_job_id=int(time.time()) % 60_000_000,
             ),
             encoding="utf-8",
         )
-        devices = _gpu_devices(layout.dev, self.spec.gpus)
+        devices = gpu_devices(layout.dev, self.spec.gpus)
         (layout.etc / "gres.conf").write_text(config.gres_conf(self.spec, devices), encoding="utf-8")
         (layout.etc / "cgroup.conf").write_text(
-            cgroups.cgroup_conf(_slurm_version(), enforce_memory=self.spec.enforce_memory), encoding="utf-8"
+            cgroups.cgroup_conf(slurm_version(), enforce_memory=self.spec.enforce_memory), encoding="utf-8"
         )
         (layout.etc / "plugstack.conf").write_text(config.plugstack_conf(), encoding="utf-8")
         (layout.log / _COMPLETION_LOG).touch()  # sacct -c fails without the file
@@ -227,11 +223,11 @@ class PrivateCluster:
         environment |= {
             **self.environment(),
             _MARK: str(self.box),
-            "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]),
+            "PATH": search_path(),
         }
         with (layout.log / f"{name}.out").open("wb") as log:
             process = subprocess.Popen(
-                _command(name, layout),
+                daemon_command(name, layout),
                 env=environment,
                 cwd=layout.log,
                 stdin=subprocess.DEVNULL,
@@ -384,104 +380,12 @@ class PrivateCluster:
         aside.replace(self.box / _STATE_FILE)
 
 
-def missing_tools() -> list[str]:
-    """Programs a private cluster needs and this machine has not."""
-    return [tool for tool in ("munged", "slurmctld", "slurmd", "sinfo", "sbatch") if _find_tool(tool) is None]
-
-
-def _require_tools() -> None:
-    if missing := missing_tools():
-        raise MissingToolError(f"not on this machine: {', '.join(missing)}", where="cluster", fix=_INSTALL)
-
-
-def _slurm_version() -> tuple[int, int]:
-    done = subprocess.run([_find_tool("slurmctld") or "slurmctld", "-V"], capture_output=True, text=True, check=False)
-    return config.parse_version(done.stdout)
-
-
-def _user_name() -> str:
-    """Who really runs this: $USER may name another one. The number, where the account has no name."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def _find_tool(name: str) -> str | None:
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]))
-
-
-def _command(name: str, layout: BoxLayout) -> list[str]:
-    program = _find_tool(name.partition(".")[0]) or name.partition(".")[0]
-    if name == "munged":
-        return [
-            program,
-            "--foreground",
-            "--force",
-            f"--key-file={layout.munge_key}",
-            f"--socket={layout.munge_socket}",
-            f"--pid-file={layout.run}/munged.pid",
-            f"--log-file={layout.log}/munged.log",
-            f"--seed-file={layout.run}/munged.seed",
-        ]
-    if name == "slurmctld":
-        return [program, "-D"]
-    return [program, "-D", "-N", name.partition(".")[2]]
-
-
 def _spec_from(entry: dict[str, Any]) -> ClusterSpec:
     partitions = tuple(
         Partition(**{**part, "nodes": tuple(part["nodes"]), "options": tuple(part["options"])})
         for part in entry["partitions"]
     )
     return ClusterSpec(**{**entry, "partitions": partitions, "extra": tuple(entry["extra"])})
-
-
-def _free_ports(nodes: int) -> Ports:
-    """Ports nobody listens on now. All are held open until all are found, so that they differ."""
-    with contextlib.ExitStack() as held:
-        found: list[int] = []
-        for port in random.sample(range(*_PORT_RANGE), k=2000):
-            probe = held.enter_context(socket.socket())
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-            if len(found) == nodes + 1:
-                return Ports(found[0], tuple(found[1:]))
-    raise HarnessError(f"no {nodes + 1} free TCP ports between {_PORT_RANGE[0]} and {_PORT_RANGE[1]}", where="cluster")
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _gpu_devices(folder: Path, count: int) -> list[Path]:
-    """Character devices that stand for GPUs: our own clones of /dev/null, or terminals where one may not make any.
-
-    Raises:
-        UserError: there are not enough of them.
-    """
-    try:
-        return [_clone_null(folder / f"nvidia{index}") for index in range(count)]
-    except PermissionError:
-        found = [path for path in sorted(Path("/dev").iterdir()) if stat.S_ISCHR(path.lstat().st_mode)]
-        found.sort(key=lambda path: not path.name.startswith("tty"))
-        if len(found) < count:
-            raise UserError(
-                f"{count} GPUs per node need as many character devices in /dev; there are {len(found)}",
-                where="cluster",
-                fix="ask for fewer GPUs per node, or start the cluster as root",
-            ) from None
-        return found[:count]
-
-
-def _clone_null(path: Path) -> Path:
-    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    return path
 
 
 def _ignore_missing(_function: object, _path: str, info: Any) -> None:

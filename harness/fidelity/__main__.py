@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.errors import HarnessError, MissingToolError
@@ -24,6 +26,17 @@ from harness.fidelity.table import render_table
 from harness.fidelity.verify import open_lab, our_converter
 
 
+def in_order(
+    judged: Callable[[str], CaseResult | HarnessError], names: Sequence[str], jobs: int
+) -> Generator[CaseResult | HarnessError]:
+    """Results in the order of ``names``; whoever stops listening waits for those that have begun, not for all."""
+    pool = ThreadPoolExecutor(max(1, jobs))
+    try:
+        yield from pool.map(judged, names)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def main() -> int:
     """Exit code 1: a definition of ours is wrong or was not built, or a case has no reference."""
     parser = argparse.ArgumentParser(prog="python -m harness.fidelity", description="Run a corpus of Dockerfiles.")
@@ -31,6 +44,7 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", help="names; none: all")
     parser.add_argument("--table", type=Path, help="write the table here")
     parser.add_argument("--ours-only", action="store_true", help="leave spython out")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many cases at a time")
     parser.add_argument("--fresh", action="store_true", help="build all, also what is known from an equal build")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the engines end with us
@@ -44,18 +58,25 @@ def main() -> int:
         if not options.ours_only:
             with contextlib.suppress(MissingToolError):
                 converters["spython"], versions["spython"] = spython_converter()
-        for name in options.cases or case_names(options.corpus):
+
+        def judged(name: str) -> CaseResult | HarnessError:
             try:
-                result = run_case(lab, options.corpus / name, converters, store=store, files=files)
+                return run_case(lab, options.corpus / name, converters, store=store, files=files)
             except HarnessError as error:
-                missing += 1
-                sys.stdout.write(f"{name}: no reference: {error}\n")
-                continue
-            results.append(result)
-            for converter, verdict in result.verdicts.items():
-                details = "".join(f"\n    {line}" for line in verdict.details[:6]) if converter == "ours" else ""
-                sys.stdout.write(f"{name} {converter}: {verdict.outcome} ({result.seconds:.1f} s){details}\n")
-            sys.stdout.flush()
+                return error
+
+        names = options.cases or case_names(options.corpus)
+        with contextlib.closing(in_order(judged, names, options.jobs)) as found:
+            for name, result in zip(names, found, strict=True):
+                if isinstance(result, HarnessError):
+                    missing += 1
+                    sys.stdout.write(f"{name}: no reference: {result}\n")
+                    continue
+                results.append(result)
+                for converter, verdict in result.verdicts.items():
+                    details = "".join(f"\n    {line}" for line in verdict.details[:6]) if converter == "ours" else ""
+                    sys.stdout.write(f"{name} {converter}: {verdict.outcome} ({result.seconds:.1f} s){details}\n")
+                sys.stdout.flush()
     if options.table and not missing:
         table = render_table(results, versions, "make fidelity", time.strftime("%Y-%m-%d", time.gmtime()))
         options.table.write_text(table, encoding="utf-8")

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,11 +89,14 @@ class Lab:
         Raises:
             CommandError: Docker cannot build it.
         """
-        tag = "harness-verify:reference"
+        tag = f"harness-verify:{uuid.uuid4().hex}"  # of its own: several may be built at a time
         self.docker.build(context, dockerfile, tag)
-        with self.docker.exported(tag) as stream:
-            tree = read_tree(stream)
-        return Reference(tree, docker_behaviour(self.docker.config(tag)))
+        try:
+            with self.docker.exported(tag) as stream:
+                tree = read_tree(stream)
+            return Reference(tree, docker_behaviour(self.docker.config(tag)))
+        finally:
+            self.docker.call("image", "rm", "-f", tag)
 
     def base_config(self, reference: str) -> BaseConfig:
         """What an image that Docker has says of itself."""
