@@ -81,13 +81,12 @@ def docker(cache: Path) -> Iterator[Docker]:
 
 
 def stage_of(project: Path, *arguments: str, env: dict[str, str]) -> Path:
-    """The file of the stage that a build with these arguments made."""
+    """The file of the last stage that a build with these arguments made."""
     stages = Path(env["HARNESS_CACHE"]) / "stages"
     before = set(stages.glob("*.sif"))
     done = harness(project, "build", "2", *arguments, env=env)
     assert done.returncode == 0, done.stderr
-    (made,) = set(stages.glob("*.sif")) - before
-    return made
+    return max(set(stages.glob("*.sif")) - before, key=lambda path: path.stat().st_mtime_ns)
 
 
 def look(image: Path, folder: Path) -> tuple[dict[str, Entry], Behaviour]:
@@ -102,7 +101,7 @@ def look(image: Path, folder: Path) -> tuple[dict[str, Entry], Behaviour]:
         start = ["-q", "exec", *engine.run_flags(), "--cleanenv", "--contain", "--pwd", "/", str(sandbox)]
         return run_command([str(engine.path), *start, *command], separate_stdout=True, check=False).stdout
 
-    behaviour = apptainer_behaviour(execute, sandbox)
+    behaviour = apptainer_behaviour(execute, sandbox, host={})  # nothing of ours gets in
     # Making the sandbox wrote its own date and source there.
     labels = {name: text for name, text in behaviour.labels.items() if not name.startswith("org.label-schema.")}
     return tree, replace(behaviour, labels=labels)

@@ -102,10 +102,10 @@ def overlay_files(definition: Definition, layer: Layer, root: Path, stage: Stage
         HarnessError: a source is missing, or the stage was not built by an engine whose layout is known here.
     """
     files = [_copied(root / c.source, c.target) for c in layer.files]
-    header, mark, _ = stage.environment.partition(ENVIRONMENT_MARK)
+    header, mark, said = stage.environment.partition(ENVIRONMENT_MARK)
     if not mark:
         raise HarnessError(f"the stage's /{ENVIRONMENT_FILE} has an unknown form", fix="build with --no-overlay")
-    exports = "".join(f"{line}\n" for line in environment_lines(definition.layers))
+    exports = _exports(definition, layer, said)
     labels = {**stage.labels, **dict(layer.labels)}
     if definition.help_text is not None:
         labels["org.label-schema.usage"] = f"/{HELP_FILE}"
@@ -195,6 +195,20 @@ def object_types(listing: str) -> dict[str, str]:
     """Object id -> type, from `apptainer sif list`."""
     rows = (re.match(r"(\d+)\s*\|[^|]*\|[^|]*\|[^|]*\|(\S+)", line) for line in listing.splitlines())
     return {row[1]: row[2] for row in rows if row}
+
+
+def _exports(definition: Definition, layer: Layer, said: str) -> str:
+    """The environment of the image: the whole definition's; on a stage that says another one, its own and the layer's.
+
+    A stage that Docker built has its variables as Docker froze them, and not what a definition keeps to freeze them.
+
+    Args:
+        said: what the stage's environment script says.
+    """
+    below = environment_lines([other for other in definition.layers if other != layer])
+    said = said.strip("\n")
+    lines = environment_lines(definition.layers) if said == "\n".join(below) else [said, *environment_lines([layer])]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _copied(source: Path, target: str) -> OverlayFile:
