@@ -20,8 +20,10 @@ def missing_tools() -> list[str]:
 
 
 def require_tools() -> None:
-    """Raises:
-    MissingToolError: something is not on this machine.
+    """Stop where a private cluster cannot start.
+
+    Raises:
+        MissingToolError: a program is not on this machine; names it and what installs it.
     """
     if missing := missing_tools():
         raise MissingToolError(f"not on this machine: {', '.join(missing)}", where="cluster", fix=_INSTALL)
