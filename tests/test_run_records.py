@@ -53,6 +53,14 @@ def test_runs_are_in_the_order_of_their_times_whoever_named_them(project: Path, 
     ]
 
 
+def test_of_two_runs_in_one_second_the_later_is_the_newest(project: Path, add: Callable[..., RunPaths]) -> None:
+    ids = [f"tutorial2-cpu-smoke-20260101T000000Z-{end}" for end in ("7", "f", "0")]
+    for number, name in enumerate(ids):
+        add(name, submitted_at=1767225600.1 + number / 4)
+    assert names(project) == ids[::-1]
+    assert latest_runs(Project(project), ["xscow-2"])["xscow-2"].run_id == ids[-1]
+
+
 def test_the_newest_run_of_each_tutorial_in_one_pass(project: Path, add: Callable[..., RunPaths]) -> None:
     add("tutorial2-cpu-smoke-20260101T000000Z-a")
     newest = add("tutorial2-cpu-smoke-20260103T000000Z-b")
