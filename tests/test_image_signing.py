@@ -21,7 +21,7 @@ from harness.files import sha256_of
 from harness.image import sif
 from harness.image.engine import Engine, find_engine
 from harness.image.keys import KEY_VARIABLE, SigningKey, fingerprint_of, signing_key, trust, trusted_keys
-from harness.image.sign import SignatureError, sign, verify
+from harness.image.sign import SignatureError, seal, sign, verify
 
 NAME = "tutorial2.cpu"
 CPU_JOB = "jobs/tutorial2.apptainer.cpu.job"
@@ -189,14 +189,24 @@ def test_equal_content_gives_equal_files_and_another_key_changes_only_the_signat
 ) -> None:
     epoch = 1793491200
     files = [shutil.copyfile(unsigned, unsigned.with_name(f"{i}.sif")) for i in range(3)]
-    sif.normalise(files[0], epoch)
-    assert sif.content_digest(files[0]) == sha256_of(files[0])
     for path, key in zip(files, (signing_key(os.environ), signing_key(os.environ), stranger), strict=True):
         sif.normalise(path, epoch)
         sign(engine, path, key)
         sif.normalise(path, epoch)
     assert sha256_of(files[0]) == sha256_of(files[1]) != sha256_of(files[2])
     assert len({sif.content_digest(path) for path in files}) == 1
+
+
+@pytest.mark.apptainer
+def test_an_image_signed_by_its_digests_is_the_file_that_the_engine_signs(
+    built_project: Path, unsigned: Path, engine: Engine
+) -> None:
+    manifest = Catalog(built_project / "catalog").current(NAME)
+    assert manifest is not None
+    assert sha256_of(unsigned) != manifest.whole_sha256
+    seal(engine, unsigned, signing_key(os.environ), keys_of(built_project))
+    assert sha256_of(unsigned) == manifest.whole_sha256
+    assert sif.content_digest(unsigned) == manifest.content_sha256
 
 
 # --- the job ----------------------------------------------------------------------------------

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.catalog.catalog import PUBLISHING, Catalog
+from harness.catalog.catalog import PUBLISHING, Catalog, ImageFiles
 from harness.catalog.manifest import BaseOrigin, Manifest, StackManifest
 from harness.catalog.revision import git_revision
-from harness.definition.reproducible import EPOCH
 from harness.errors import CommandError, HarnessError, UserError
 from harness.files import sha256_of, utc_now
+from harness.image.assembly import Assembly
 from harness.image.base import BaseRecord
 from harness.image.build import ImageBuilder
 from harness.image.keys import PublicKey, SigningKey, signing_key, trust, trusted_keys
 from harness.image.leftovers import leftovers, remove_leftover
-from harness.image.parts import can_split, stack_fingerprint, write_layer, write_stack
-from harness.image.sif import content_digest, normalise, signer_ids
-from harness.image.sign import sign, verify
+from harness.image.parts import layer_assembly, signed_file_systems, stack_assembly, stack_fingerprint
+from harness.image.sif import content_digest, read_sif, signer_ids
+from harness.image.sign import seal, signed
 from harness.lease import Lease
 from harness.owner import sign_folder
 from harness.project import Variant, image_name
@@ -32,6 +32,30 @@ from harness.tutorial import Tutorial
 
 def _accept(image: Path) -> None:
     """The default of ``before_publication``."""
+
+
+def _nothing_below() -> None:
+    """A whole stands on no stack of the catalog."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An image that is ready to be published.
+
+    Attributes:
+        main: the file, signed; a layer or a whole.
+        whole_bytes, whole_sha256, content_sha256: of the whole.
+        check_stack: raises HarnessError where the stack is not in the catalog any more.
+    """
+
+    main: Path
+    base: BaseRecord
+    sha256: str
+    whole_bytes: int
+    whole_sha256: str
+    content_sha256: str
+    stack: StackManifest | None = None
+    check_stack: Callable[[], None] = _nothing_below
 
 
 @dataclass(frozen=True)
@@ -67,12 +91,10 @@ class CatalogBuilder:
             signer, trusted = self._keys()  # before the long work
             self._sweep(name)
             with self._aside(name) as work:
-                whole = work / f"{name}.sif"
-                base = replace(builder, progress=_stopping(held, builder)).build(tutorial, variant, whole)
-                held.check()
-                self.before_publication(whole)
-                self._seal(whole, signer, trusted)
-                manifest = self._publish(tutorial, variant, key, base, whole, signer, trusted, held)
+                builder = replace(builder, progress=_stopping(held, builder))
+                make = self._layered if builder.has_layer(tutorial, variant) else self._whole
+                made = make(builder, tutorial, variant, work / f"{name}.sif", signer, trusted)
+                manifest = self._publish(tutorial, variant, key, made, signer, held)
         shared = f", {manifest.own_bytes / 1e6:.1f} MB its own" if manifest.stack_image else ""
         builder.progress(f"{name}: published {manifest.sha256[:12]}, {manifest.bytes / 1e6:.0f} MB{shared}")
         return manifest
@@ -90,61 +112,102 @@ class CatalogBuilder:
         self.images.progress(f"{name}: up to date")
         return current
 
-    def _publish(
+    def _whole(
         self,
+        builder: ImageBuilder,
         tutorial: Tutorial,
         variant: Variant,
-        key: str,
-        base: BaseRecord,
-        whole: Path,
+        image: Path,
         signer: SigningKey,
         trusted: list[PublicKey],
-        held: Lease,
+    ) -> _Made:
+        """A self-contained image, tested and signed."""
+        base = builder.build(tutorial, variant, image)
+        self.before_publication(image)
+        seal(builder.engine, image, signer, trusted)
+        sha256 = sha256_of(image)
+        return _Made(image, base, sha256, image.stat().st_size, sha256, content_digest(image))
+
+    def _layered(
+        self,
+        builder: ImageBuilder,
+        tutorial: Tutorial,
+        variant: Variant,
+        image: Path,
+        signer: SigningKey,
+        trusted: list[PublicKey],
+    ) -> _Made:
+        """A layer, signed, and tested on its stack as the catalog has it. The whole is signed and not written."""
+        stage, base = builder.build_stack(tutorial.stack, variant)
+        with self.catalog.holding(PUBLISHING, builder.progress):
+            stack = self._stack(f"{tutorial.stack}.{variant}", stage, signer, trusted)
+        below = self.catalog.stack_file(stack.name, stack.sha256)
+        pieces = [*signed_file_systems(below), *builder.layer(tutorial, variant, stage, base)]
+        whole = signed(Assembly.of(read_sif(stage).header, pieces), signer)
+        layer, reference = layer_assembly(whole, stack.name, stack.sha256)
+        layer.write(image)
+        self.before_publication(image)
+        seal(builder.engine, image, signer, trusted)
+        builder.test(tutorial, variant, ImageFiles(image, below).engine_arguments)
+        builder.record(tutorial, variant, stage)
+
+        def still_there() -> None:
+            if self._stack(stack.name, stage, signer, trusted) != stack:
+                raise HarnessError("its stack was removed while it was built", where=str(below), fix="build it again")
+
+        bytes_of_whole = max(d.end for d in whole.sif.objects())
+        return _Made(
+            image,
+            base,
+            sha256_of(image),
+            bytes_of_whole,
+            reference.whole_sha256,
+            reference.whole_content_sha256,
+            stack,
+            still_there,
+        )
+
+    def _publish(
+        self, tutorial: Tutorial, variant: Variant, key: str, made: _Made, signer: SigningKey, held: Lease
     ) -> Manifest:
         engine, project = self.images.engine, self.images.project
         docker = f"docker {self.images.docker.version}, " if self.images.docker else ""
-        name = image_name(tutorial.stem, variant)
+        manifest = Manifest(
+            name=image_name(tutorial.stem, variant),
+            tutorial=tutorial.id,
+            stack=tutorial.stack,
+            variant=variant,
+            sha256=made.sha256,
+            stack_image=made.stack,
+            whole_sha256=made.whole_sha256,
+            content_sha256=made.content_sha256,
+            signed_by=signer.fingerprint,
+            bytes=made.whole_bytes,
+            own_bytes=made.main.stat().st_size,
+            definition_sha256=key,
+            base=BaseOrigin.model_validate(made.base.lock_entry()),
+            compression=self.images.compression.label,
+            builder=f"{docker}{engine.name} {engine.version}",
+            via=self.images.via,
+            built_at=utc_now(),
+            git_revision=git_revision(project.root),
+        )
         # Nobody removes a stack between our finding it and our image's naming it.
         with self.catalog.holding(PUBLISHING, self.images.progress) as publishing:
-            main, stack, reference = whole, None, None
-            if can_split(whole):
-                stack = self._stack(f"{tutorial.stack}.{variant}", whole, signer, trusted)
-                main = whole.with_suffix(".layer.sif")
-                reference = write_layer(whole, stack.name, stack.sha256, main)
-                self._seal(main, signer, trusted)
-            sha256 = sha256_of(main)
-            manifest = Manifest(
-                name=name,
-                tutorial=tutorial.id,
-                stack=tutorial.stack,
-                variant=variant,
-                sha256=sha256,
-                stack_image=stack,
-                whole_sha256=reference.whole_sha256 if reference else sha256,
-                content_sha256=reference.whole_content_sha256 if reference else content_digest(whole),
-                signed_by=signer.fingerprint,
-                bytes=whole.stat().st_size,
-                own_bytes=main.stat().st_size,
-                definition_sha256=key,
-                base=BaseOrigin.model_validate(base.lock_entry()),
-                compression=self.images.compression.label,
-                builder=f"{docker}{engine.name} {engine.version}",
-                via=self.images.via,
-                built_at=utc_now(),
-                git_revision=git_revision(project.root),
-            )
 
             def check() -> None:
                 publishing.check()
                 held.check()
 
-            self.catalog.publish(main, manifest, check)
+            check()
+            made.check_stack()
+            self.catalog.publish(made.main, manifest, check)
         return manifest
 
-    def _stack(self, name: str, whole: Path, signer: SigningKey, trusted: list[PublicKey]) -> StackManifest:
-        """The stack of ``whole``, published once, whoever signed it."""
+    def _stack(self, name: str, stage: Path, signer: SigningKey, trusted: list[PublicKey]) -> StackManifest:
+        """The stack that a stage is the image of, published once, whoever signed it; under the lease ``publishing``."""
         self.catalog.sweep(self.catalog.stack_leftovers(), self.images.progress)
-        fingerprint = stack_fingerprint(whole)
+        fingerprint = self.images.stages.fingerprint(stage.stem, lambda: stack_fingerprint(stage))
         known = {public.fingerprint for public in trusted}
         for manifest in self.catalog.stack_manifests(name):
             path = self.catalog.stack_file(name, manifest.sha256)
@@ -153,9 +216,18 @@ class CatalogBuilder:
                     self.verified.add(path)
                     return manifest
                 self.images.progress(f"{name}: removing a damaged stack, {path.name}")
+        return self._new_stack(name, stage, fingerprint, signer, trusted)
+
+    def _new_stack(
+        self, name: str, stage: Path, fingerprint: str, signer: SigningKey, trusted: list[PublicKey]
+    ) -> StackManifest:
         with self.catalog.temporary(self.catalog.stacks / name) as temporary:
-            write_stack(whole, temporary)
-            self._seal(temporary, signer, trusted)
+            stack_assembly(stage).write(temporary)
+            if stack_fingerprint(temporary) != fingerprint:
+                raise HarnessError(
+                    "this stage is not as it was built", where=str(stage), fix="remove it and build again"
+                )
+            seal(self.images.engine, temporary, signer, trusted)
             manifest = StackManifest(
                 name=name,
                 sha256=sha256_of(temporary),
@@ -165,11 +237,6 @@ class CatalogBuilder:
             )
             self.verified.add(self.catalog.publish_stack(temporary, manifest))
         return manifest
-
-    def _seal(self, image: Path, signer: SigningKey, trusted: list[PublicKey]) -> None:
-        sign(self.images.engine, image, signer)
-        normalise(image, EPOCH)  # the signature's own time
-        verify(self.images.engine, image, trusted)
 
     def _keys(self) -> tuple[SigningKey, list[PublicKey]]:
         """This person's key, and those the catalog trusts: the first to build into a catalog founds its trust."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,17 +14,19 @@ from harness.definition.reproducible import EPOCH, reproducible
 from harness.definition.tutorial_image import Definitions, definition_key, on_top, own_checks, tutorial_layer
 from harness.errors import HarnessError
 from harness.files import sha256_of
+from harness.image.assembly import Assembly, Piece
 from harness.image.base import BaseImage, BaseRecord, base_source, ensure_base
 from harness.image.compression import DEFAULT, Compression
-from harness.image.contents import ImageLock, base_of, embed, tool_versions
+from harness.image.contents import ImageLock, base_of, contents_pieces, embed, tool_versions
 from harness.image.driver import BASE_ARGUMENT, BuildDriver, Progress, reachable
 from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.made_from import made_from
-from harness.image.overlay import add_overlay, overlay_files, qualifies, read_stage
+from harness.image.overlay import layer_pieces, overlay_files, qualifies, read_stage
 from harness.image.packages import installed_packages
+from harness.image.parts import file_systems
 from harness.image.room import require_room
-from harness.image.sif import normalise
+from harness.image.sif import normalise, read_sif
 from harness.image.stages import ChainRecord, Stage, StageStore, keyed_tools, layer_parts, plan
 from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conversion
 from harness.lease import lease
@@ -83,17 +85,76 @@ class ImageBuilder:
         """
         name = image_name(tutorial.stem, variant)
         stage, base = self.build_stack(tutorial.stack, variant)
+        try:
+            if self.has_layer(tutorial, variant):
+                require_room(self.cache, stage.stat().st_size, name)
+                pieces = [*file_systems(stage), *self.layer(tutorial, variant, stage, base)]
+                Assembly.of(read_sif(stage).header, pieces).write(target)
+                self.test(tutorial, variant, [str(target)])
+            else:
+                parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
+                child = reproducible(on_top(self.project, parent, tutorial, variant))
+                self.driver.build(child, target, name, self.compression, parent=stage)
+                embed(self.engine, target, self._lock(tutorial, variant, base), installed_packages(self.engine, target))
+                normalise(target, EPOCH)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        self.record(tutorial, variant, stage)
+        return base
+
+    def has_layer(self, tutorial: Tutorial, variant: Variant) -> bool:
+        """Whether an image is its stack's with a layer added, so that nothing is built but the layer."""
+        return self.use_overlay and qualifies(tutorial_layer(self.project, tutorial, variant))
+
+    def layer(self, tutorial: Tutorial, variant: Variant, stage: Path, base: BaseRecord) -> list[Piece]:
+        """What an image holds besides its stack's file systems, its lock and bill of materials last.
+
+        Args:
+            stage: the stack's image. base: what that stands on.
+
+        Raises:
+            SpecError: the definition cannot be made. HarnessError: the stage was not built by a known engine.
+            CommandError: packing failed.
+        """
+        name = image_name(tutorial.stem, variant)
+        self.progress(f"{name}: adding its layer")
         definition = self.definitions.tutorial(tutorial, variant)
-        if self.use_overlay and qualifies(tutorial_layer(self.project, tutorial, variant)):
-            self._add_layer(definition, tutorial, variant, stage, target)
-            packages = self.stages.packages(stage.stem, lambda: installed_packages(self.engine, stage))
-        else:
-            parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
-            child = reproducible(on_top(self.project, parent, tutorial, variant))
-            self.driver.build(child, target, name, self.compression, parent=stage)
-            packages = installed_packages(self.engine, target)
-        lock = ImageLock(
-            name=name,
+        metadata = read_stage(self.engine, stage)
+        files = overlay_files(definition, tutorial_layer(self.project, tutorial, variant), self.project.root, metadata)
+        packages = self.stages.packages(stage.stem, lambda: installed_packages(self.engine, stage))
+        with self.driver.work_folder(name) as work:
+            packing = self.compression.mksquashfs.split()
+            pieces = layer_pieces(stage, files, metadata, work, packing, self.driver.environment(work, None))
+        return [*pieces, *contents_pieces(self._lock(tutorial, variant, base), packages)]
+
+    def test(self, tutorial: Tutorial, variant: Variant, image: Sequence[str]) -> None:
+        """Run the tutorial's own tests in its image.
+
+        The stack's tests, which the definition holds as well, passed when the stack was built.
+
+        Args:
+            image: the engine's arguments that name it.
+
+        Raises:
+            HarnessError: one failed, in one line.
+        """
+        name = image_name(tutorial.stem, variant)
+        self.progress(f"{name}: Running testscript")
+        with self.driver.work_folder(name) as work:
+            run = [str(self.engine.path), "exec", *self.engine.run_flags(), "--cleanenv", "--no-home", *image]
+            checks = "\n".join(["set -e", *own_checks(tutorial)])
+            self.driver.logged([*run, "/bin/sh", "-c", checks], name, self.driver.environment(work, None), work)
+
+    def record(self, tutorial: Tutorial, variant: Variant, stage: Path) -> None:
+        """Remember what an image was made of, so that it can be said why the next one is another."""
+        parts = layer_parts(self.definitions, tutorial, variant, stage.stem, self.compression)
+        self.stages.record_layer(image_name(tutorial.stem, variant), parts)
+
+    def _lock(self, tutorial: Tutorial, variant: Variant, base: BaseRecord) -> ImageLock:
+        definition = self.definitions.tutorial(tutorial, variant)
+        return ImageLock(
+            name=image_name(tutorial.stem, variant),
             tutorial=tutorial.id,
             stack=tutorial.stack,
             variant=variant,
@@ -105,11 +166,6 @@ class ImageBuilder:
             stack_lock=read_stack_lock(self.project, tutorial.stack, variant),
             files=made_from(self.project, tutorial, variant, definition),
         )
-        embed(self.engine, target, lock, packages)
-        normalise(target, EPOCH)
-        parts = layer_parts(self.definitions, tutorial, variant, stage.stem, self.compression)
-        self.stages.record_layer(name, parts)
-        return base
 
     def build_stack(self, stack_name: str, variant: Variant) -> tuple[Path, BaseRecord]:
         """The image of a stack, of which only those stages are built that changed, and the base it stands on.
@@ -213,32 +269,6 @@ class ImageBuilder:
                 self.stages.held.rename(temporary, image)
             finally:
                 temporary.unlink(missing_ok=True)
-
-    def _add_layer(
-        self, definition: Definition, tutorial: Tutorial, variant: Variant, stage: Path, target: Path
-    ) -> None:
-        """Copy the stack's image, add the tutorial's layer to it, and run the tutorial's own tests in the result.
-
-        The stack's tests, which the definition holds as well, passed when the stack was built.
-        """
-        name = image_name(tutorial.stem, variant)
-        self.progress(f"{name}: adding its layer")
-        require_room(self.cache, stage.stat().st_size, name)
-        with self.driver.work_folder(name) as work:
-            metadata = read_stage(self.engine, stage)
-            layer = tutorial_layer(self.project, tutorial, variant)
-            files = overlay_files(definition, layer, self.project.root, metadata)
-            environment = self.driver.environment(work, None)
-            try:
-                packing = self.compression.mksquashfs.split()
-                add_overlay(self.engine, stage, target, files, metadata, work, packing, environment)
-                self.progress(f"{name}: Running testscript")
-                run = [str(self.engine.path), "exec", *self.engine.run_flags(), "--cleanenv", "--no-home", str(target)]
-                checks = "\n".join(["set -e", *own_checks(tutorial)])
-                self.driver.logged([*run, "/bin/sh", "-c", checks], name, environment, work)
-            except BaseException:
-                target.unlink(missing_ok=True)
-                raise
 
 
 def _record(name: str, reference: str, base: BaseRecord, chain: list[Stage]) -> ChainRecord:

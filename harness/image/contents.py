@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import __version__
 from harness.errors import HarnessError
+from harness.image.assembly import Piece, data_object
 from harness.image.base import BaseRecord
 from harness.image.engine import Engine
 from harness.image.made_from import SourceFile
@@ -29,6 +31,7 @@ from harness.stack_lock import StackLock
 LOCK_NAME = "lock.json"
 SBOM_NAME = "sbom.spdx.json"
 TOOL_SECONDS = 30.0
+_SPDX_JSON = struct.pack("<i", 4)  # the format's number in a descriptor (sif v2, pkg/sif/sif.go)
 
 
 class ImageLock(BaseModel):
@@ -90,16 +93,35 @@ def embed(engine: Engine, image: Path, lock: ImageLock, packages: Sequence[Packa
     Raises:
         CommandError: the engine refuses.
     """
-    sbom = spdx_document(lock.name, lock.definition_sha256, packages, lock.epoch)
     with tempfile.TemporaryDirectory(prefix=".objects-", dir=image.parent) as folder:
         for name, data, flags in (
-            (LOCK_NAME, lock.model_dump(mode="json"), ["--datatype", "6"]),
-            (SBOM_NAME, sbom, ["--datatype", "9", "--sbomformat", "spdx-json"]),
+            (LOCK_NAME, _lock_text(lock), ["--datatype", "6"]),
+            (SBOM_NAME, _sbom_text(lock, packages), ["--datatype", "9", "--sbomformat", "spdx-json"]),
         ):
             file = Path(folder) / name
-            file.write_text(json.dumps(data, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+            file.write_bytes(data)
             command = [str(engine.path), "sif", "add", *flags, "--groupid", "1", "--filename", name]
             run_command([*command, str(image), str(file)], what=f"adding {name}", where=str(image))
+
+
+def contents_pieces(lock: ImageLock, packages: Sequence[Package]) -> list[Piece]:
+    """The two objects that :func:`embed` adds to a file, for an image that is not written."""
+    return [
+        Piece(data_object(JSON, LOCK_NAME), data=_lock_text(lock)),
+        Piece(data_object(SBOM, SBOM_NAME, extra=_SPDX_JSON), data=_sbom_text(lock, packages)),
+    ]
+
+
+def _lock_text(lock: ImageLock) -> bytes:
+    return _line(lock.model_dump(mode="json"))
+
+
+def _sbom_text(lock: ImageLock, packages: Sequence[Package]) -> bytes:
+    return _line(spdx_document(lock.name, lock.definition_sha256, packages, lock.epoch))
+
+
+def _line(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def read_lock(image: Path) -> ImageLock:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,31 @@ def signing_key(environment: Mapping[str, str]) -> SigningKey:
         raise UserError("others may read this private key", where=str(path), fix=f"chmod 600 {path}")
     pem = _public_half(path)
     return SigningKey(path, pem, fingerprint_of(pem, str(path)))
+
+
+def signed_with(key: SigningKey, message: bytes) -> bytes:
+    """The ed25519 signature of ``message``: 64 bytes.
+
+    Raises:
+        CommandError: openssl refuses. MissingToolError: there is none.
+    """
+    with tempfile.TemporaryDirectory(prefix="signing-") as folder:
+        said, written = Path(folder) / "message", Path(folder) / "signature"
+        said.write_bytes(message)  # ed25519 signs in one go: openssl takes no message from a pipe
+        command = [
+            "openssl",
+            "pkeyutl",
+            "-sign",
+            "-rawin",
+            "-inkey",
+            str(key.path),
+            "-in",
+            str(said),
+            "-out",
+            str(written),
+        ]
+        run_command(command, timeout_s=OPENSSL_SECONDS, what="signing", where=str(key.path), fix=OPENSSL_FIX)
+        return written.read_bytes()
 
 
 def _make_key(path: Path) -> None:

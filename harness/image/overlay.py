@@ -1,4 +1,4 @@
-"""The tutorial's own layer as an overlay partition on its stack's image: a copy and a few files, not a second build.
+"""The tutorial's own layer as an overlay partition on its stack's image: a few files, not a second build.
 
 An image that holds a squashfs overlay partition shows, when it runs, the same tree as one built from the whole
 definition; tests compare the two. Only layers that are plain data qualify: files, environment, labels, start script.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import stat
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import Any
 from harness.definition.model import Definition, Layer
 from harness.definition.writer import environment_lines, write_definition
 from harness.errors import HarnessError
+from harness.image.assembly import Piece, data_object, pieces_of
 from harness.image.engine import Engine
 from harness.image.process import run_command
+from harness.image.sif import DEFINITION, JSON, PARTITION, SIGNATURE, read_sif
 
 # Apptainer's own names and texts: what its builds write for these sections.
 METADATA = ".singularity.d"
@@ -35,9 +36,9 @@ INSPECTION_OBJECT = "inspect-metadata.json"
 ENVIRONMENT_MARK = "# Custom environment shell code should follow\n\n"
 SHELL_HEADER = "#!/bin/sh\n\n"
 
-# Object types of the SIF format: a data object 4 is a partition; of type overlay, squashfs, for amd64, in group 1.
-# Without the group the partition is there and silently ignored.
-PARTITION_FLAGS = ("--datatype", "4", "--parttype", "4", "--partfs", "1", "--partarch", "2", "--groupid", "1")
+# A partition of type squashfs (1), an overlay (4), for amd64 ("02"). It must be in the group: without, the partition is
+# there and silently ignored.
+_OVERLAY_PARTITION = struct.pack("<ii", 1, 4) + b"02\0"
 
 
 @dataclass(frozen=True)
@@ -138,26 +139,27 @@ def read_stage(engine: Engine, stage: Path) -> StageMetadata:
     return metadata
 
 
-def add_overlay(
-    engine: Engine,
+def layer_pieces(
     stage: Path,
-    target: Path,
     files: list[OverlayFile],
     metadata: StageMetadata,
     work: Path,
     packing: list[str],
     environment: Mapping[str, str],
-) -> None:
-    """Write ``target``: a copy of ``stage`` with ``files`` as an overlay partition, and what the engine shows of it.
+) -> list[Piece]:
+    """What the image of a tutorial holds besides its stack's file systems.
+
+    These are the stage's other objects, those that the engine shows of an image made anew, and ``files`` as an overlay
+    partition.
 
     Args:
         metadata: what ``stage`` says of itself.
         work: an empty folder for temporary files.
         packing: mksquashfs options for compression.
-        environment: of the programs; ``SOURCE_DATE_EPOCH`` in it is the newest time in the layer.
+        environment: of mksquashfs; ``SOURCE_DATE_EPOCH`` in it is the newest time in the layer.
 
     Raises:
-        CommandError: packing or adding failed. OSError: no space, or ``target`` cannot be written.
+        CommandError: packing failed. OSError: no space.
     """
     tree, packed = work / "tree", work / "layer.squashfs"
     for file in files:
@@ -171,30 +173,16 @@ def add_overlay(
     run_command(
         pack, env=environment, what="packing the tutorial's layer", fix="scripts/install-apptainer brings mksquashfs"
     )
-    shutil.copyfile(stage, target)
-    target.chmod(0o755)
-
-    def sif(*words: str | Path) -> str:
-        command = [str(engine.path), "sif", *map(str, words)]
-        return run_command(command, env=environment, what="adding the tutorial's layer", where=str(target)).output
-
     # `apptainer inspect` and `run-help` read these two objects instead of starting the image.
-    inspection, recipe = work / INSPECTION_OBJECT, work / "definition"
-    inspection.write_text(json.dumps(metadata.with_files(files), ensure_ascii=False), encoding="utf-8")
-    recipe.write_bytes(next(file.content for file in files if file.path == DEFINITION_FILE))
-    for number, kind in object_types(sif("list", target)).items():
-        is_inspection = kind == "JSON.Generic" and INSPECTION_OBJECT in sif("info", number, target)
-        if kind == "Def.FILE" or is_inspection:
-            sif("del", number, target)
-    sif("add", "--datatype", "1", "--groupid", "1", target, recipe)
-    sif("add", "--datatype", "6", "--groupid", "1", "--filename", INSPECTION_OBJECT, target, inspection)
-    sif("add", *PARTITION_FLAGS, target, packed)
-
-
-def object_types(listing: str) -> dict[str, str]:
-    """Object id -> type, from `apptainer sif list`."""
-    rows = (re.match(r"(\d+)\s*\|[^|]*\|[^|]*\|[^|]*\|(\S+)", line) for line in listing.splitlines())
-    return {row[1]: row[2] for row in rows if row}
+    inspection = json.dumps(metadata.with_files(files), ensure_ascii=False).encode()
+    recipe = next(file.content for file in files if file.path == DEFINITION_FILE)
+    kept = [d for d in read_sif(stage).objects() if d.kind not in (PARTITION, DEFINITION, SIGNATURE)]
+    return [
+        *pieces_of(stage, [d for d in kept if d.name != INSPECTION_OBJECT]),
+        Piece(data_object(DEFINITION), data=recipe),
+        Piece(data_object(JSON, INSPECTION_OBJECT), data=inspection),
+        Piece(data_object(PARTITION, extra=_OVERLAY_PARTITION), data=packed.read_bytes()),
+    ]
 
 
 def _exports(definition: Definition, layer: Layer, said: str) -> str:

@@ -1,55 +1,44 @@
 """Taking an image apart into its stack and the tutorial's own layer, and putting it together again, byte for byte.
 
-The builder makes one self-contained file, the whole: a stack's file system and, as overlay partitions, what was added.
-A catalog keeps the stack once for all tutorials that stand on it. So a whole is split into two SIF files::
+A tutorial's image, the whole, is a stack's file system and, as an overlay partition, what was added. A catalog keeps
+the stack once for all tutorials that stand on it, as two SIF files::
 
     stack    the whole's partitions but the last
     layer    the last partition, an overlay; every other object of the whole, its signature too; which stack it needs
 
 ``apptainer run --overlay layer.sif:ro stack.sif`` runs what ``apptainer run whole.sif`` runs. Both parts are signed;
-the layer's signature covers the digest of the stack.
+the layer's signature covers the digest of the stack. The whole is written when somebody exports it, not before.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.definition.reproducible import EPOCH
 from harness.files import sha256_of
+from harness.image.assembly import Assembly, Piece, data_object, is_partition, pieces_of
 from harness.image.sif import (
     GENERIC,
-    GROUP_MASK,
     JSON,
     PARTITION,
     SIGNATURE,
-    Descriptor,
     Sif,
     SifError,
     content_digest,
-    normalise,
-    pack_image,
     parse_header,
     parse_table,
+    read_data,
     read_object,
     read_sif,
 )
+from harness.image.signature import signed_digests
 
 REFERENCE_NAME = "stack.json"
 HEAD_NAME = "whole.head"
 SIGNATURE_NAME = "whole.signature"
-_CHUNK_BYTES = 1 << 20
-_PARTITION_EXTRA = struct.Struct("<ii")  # file system, kind of partition; then the architecture
-_OVERLAY = 4
-_PAGE_BYTES = 4096
-_GROUP = GROUP_MASK | 1
 
 
 class StackReference(BaseModel):
@@ -70,83 +59,80 @@ class StackReference(BaseModel):
     whole_content_sha256: str
 
 
-@dataclass(frozen=True)
-class Piece:
-    """An object to be written: its kind, name and extra as in ``pattern``, its bytes in memory or in a file."""
-
-    pattern: Descriptor
-    source: Path | None = None
-    data: bytes = b""
-
-    @property
-    def size(self) -> int:
-        return len(self.data) if self.source is None else self.pattern.size
-
-
-def can_split(whole: Path) -> bool:
-    """Whether an image has a layer that can be taken off: its last partition is an overlay.
+def stack_fingerprint(stage: Path) -> str:
+    """sha256 (hex) over the file systems of a stack's image: who signed it, and what else is in it, is left out.
 
     Raises:
         SifError: no image, or half of one.
     """
-    partitions = read_sif(whole).objects(PARTITION)
-    return len(partitions) > 1 and _PARTITION_EXTRA.unpack_from(partitions[-1].extra)[1] == _OVERLAY
-
-
-def stack_fingerprint(image: Path) -> str:
-    """sha256 (hex) over the file systems of the stack in a whole, or of a stack's own file: who signed it is left out.
-
-    Raises:
-        SifError: no image, or half of one.
-    """
-    partitions = read_sif(image).objects(PARTITION)
     digest = hashlib.sha256()
-    with image.open("rb") as stream:
-        for partition in partitions[:-1] if can_split(image) and not _is_stack(image) else partitions:
+    with stage.open("rb") as stream:
+        for partition in read_sif(stage).objects(PARTITION):
             digest.update(partition.size.to_bytes(8, "little") + partition.extra)
-            _feed(stream, partition, digest.update)
+            for chunk in read_data(stream, partition):
+                digest.update(chunk)
     return digest.hexdigest()
 
 
-def write_stack(whole: Path, target: Path) -> None:
-    """Write the stack's part of a whole, not signed. Equal stacks give equal files, whatever layer is on them.
+def file_systems(image: Path) -> list[Piece]:
+    """The partitions of an image."""
+    return pieces_of(image, read_sif(image).objects(PARTITION))
+
+
+def signed_file_systems(stack: Path) -> list[Piece]:
+    """The partitions of a stack as a catalog has it, with the digests that its signature states, so not read.
 
     Raises:
-        SifError: ``whole`` is no image. OSError: no space.
+        SifError: no image, or not signed as stacks are.
     """
-    sif = read_sif(whole)
-    _write(target, sif, [Piece(d, whole) for d in sif.objects(PARTITION)[:-1]])
+    sif = read_sif(stack)
+    partitions, signatures = sif.objects(PARTITION), sif.objects(SIGNATURE)
+    if not signatures:
+        raise SifError("it is not signed", where=str(stack))
+    digests = signed_digests(read_object(stack, signatures[-1]))
+    try:
+        known = [digests[partition.object_id - partitions[0].object_id] for partition in partitions]
+    except KeyError:
+        raise SifError("its signature does not cover its file systems", where=str(stack)) from None
+    pieces = pieces_of(stack, partitions)
+    return [Piece(p.pattern, p.source, known_sha256=sha256) for p, sha256 in zip(pieces, known, strict=True)]
 
 
-def write_layer(whole: Path, stack: str, stack_sha256: str, target: Path) -> StackReference:
-    """Write the layer of a signed, normalised whole, not signed.
+def stack_assembly(stage: Path) -> Assembly:
+    """A stack's part of every whole that stands on it, not signed. Equal stacks give equal files.
+
+    Raises:
+        SifError: ``stage`` is no image.
+    """
+    return Assembly.of(read_sif(stage).header, file_systems(stage))
+
+
+def layer_assembly(whole: Assembly, stack: str, stack_sha256: str) -> tuple[Assembly, StackReference]:
+    """The layer of a signed whole, not signed itself, and what it says of its stack.
 
     Args:
+        whole: its first objects are the stack's partitions, its last one its signature.
         stack: name of the stack.
-        stack_sha256: of the stack's file, signed, that was split off this whole, or has the same fingerprint.
+        stack_sha256: of the stack's file, signed.
 
     Raises:
-        SifError: ``whole`` is no image. OSError: no space.
+        SifError: a source is cut short. OSError: one cannot be read.
     """
-    sif = read_sif(whole)
     reference = StackReference(
         stack=stack,
         stack_sha256=stack_sha256,
-        whole_sha256=sha256_of(whole),
-        whole_content_sha256=content_digest(whole),
+        whole_sha256=whole.sha256(),
+        whole_content_sha256=whole.contents_digest(),
     )
-    below = sif.objects(PARTITION)[:-1]
+    head = whole.sif.header.pack() + whole.sif.pack_table().rstrip(b"\0")
+    partitions = [piece for piece in whole.pieces if is_partition(piece)]
     pieces = [
-        Piece(_data(JSON, REFERENCE_NAME), data=(reference.model_dump_json() + "\n").encode()),
-        Piece(_data(GENERIC, HEAD_NAME), data=sif.header.pack() + sif.pack_table().rstrip(b"\0")),
+        Piece(data_object(JSON, REFERENCE_NAME), data=(reference.model_dump_json() + "\n").encode()),
+        Piece(data_object(GENERIC, HEAD_NAME), data=head),
+        *(piece for piece in whole.pieces[:-1] if piece not in partitions[:-1]),
+        Piece(data_object(GENERIC, SIGNATURE_NAME), data=whole.pieces[-1].data),
     ]
-    for descriptor in sif.objects():
-        if descriptor.kind == SIGNATURE:
-            pieces.append(Piece(_data(GENERIC, SIGNATURE_NAME), data=read_object(whole, descriptor)))
-        elif descriptor not in below:
-            pieces.append(Piece(replace(descriptor, group=_GROUP, link=0), whole))
-    _write(target, sif, pieces)
-    return reference
+    return Assembly.of(whole.sif.header, pieces), reference
 
 
 def read_reference(image: Path) -> StackReference | None:
@@ -192,7 +178,8 @@ def join(layer: Path, stack: Path, target: Path) -> None:
                 raise SifError("the layer does not fit the stack", where=str(layer))
             with source.open("rb") as origin:
                 stream.seek(descriptor.offset)
-                _feed(origin, found, stream.write)
+                for chunk in read_data(origin, found):
+                    stream.write(chunk)
     actual = sha256_of(target)
     if actual != reference.whole_sha256:
         target.unlink()
@@ -211,40 +198,3 @@ def whole_content_digest(image: Path) -> str:
 
 def _first_partitions(whole: Sif, count: int) -> set[int]:
     return set([n for n, d in enumerate(whole.objects()) if d.kind == PARTITION][:count])
-
-
-def _is_stack(image: Path) -> bool:
-    """A stack's own file holds partitions and signatures alone."""
-    return all(d.kind in (PARTITION, SIGNATURE) for d in read_sif(image).objects())
-
-
-def _data(kind: int, name: str) -> Descriptor:
-    return Descriptor(kind, True, 0, _GROUP, 0, 0, 0, 0, 0, 0, 0, 0, name.encode().ljust(128, b"\0"), bytes(384))
-
-
-def _write(target: Path, like: Sif, pieces: Sequence[Piece]) -> None:
-    descriptors = [replace(p.pattern, size=p.size) for p in pieces]
-    sif = pack_image(like.header, descriptors, _PAGE_BYTES)
-    with target.open("wb") as stream:
-        stream.write(sif.header.pack())
-        stream.seek(sif.header.descriptors_offset)
-        stream.write(sif.pack_table())
-        for placed, piece in zip(sif.objects(), pieces, strict=True):
-            stream.seek(placed.offset)
-            if piece.source is None:
-                stream.write(piece.data)
-            else:
-                with piece.source.open("rb") as origin:
-                    _feed(origin, piece.pattern, stream.write)
-    normalise(target, EPOCH)
-
-
-def _feed(stream: BinaryIO, descriptor: Descriptor, sink: Callable[[bytes], object]) -> None:
-    stream.seek(descriptor.offset)
-    left = descriptor.size
-    while left > 0:
-        chunk = stream.read(min(left, _CHUNK_BYTES))
-        if not chunk:
-            raise SifError("the file is cut short")
-        sink(chunk)
-        left -= len(chunk)

@@ -24,7 +24,7 @@ import hashlib
 import json
 import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -180,6 +180,22 @@ def read_object(path: Path, descriptor: Descriptor) -> bytes:
         return stream.read(descriptor.size)
 
 
+def read_data(stream: BinaryIO, descriptor: Descriptor) -> Iterator[bytes]:
+    """The data of one object, in chunks.
+
+    Raises:
+        SifError: the file is cut short.
+    """
+    stream.seek(descriptor.offset)
+    left = descriptor.size
+    while left > 0:
+        chunk = stream.read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            raise SifError("the file is cut short")
+        left -= len(chunk)
+        yield chunk
+
+
 def signer_ids(path: Path) -> list[str]:
     """Fingerprints of the keys that an image says it is signed with; nothing here is verified.
 
@@ -197,16 +213,50 @@ def signer_ids(path: Path) -> list[str]:
 
 
 def content_digest(path: Path) -> str:
-    """sha256 (hex) of the image as it was before it was signed: the same for whoever signed it.
-
-    For a normalised image without signature it is the sha256 of the file.
+    """sha256 (hex) over what is in an image, see :func:`digest_of_contents`: the same for whoever signed it.
 
     Raises:
         SifError: no image, or half of one.
     """
     with path.open("rb") as stream, _at(path):
-        sif = _without_signatures(_read(stream))
-        return _digest(stream, sif)
+        sif = _read(stream)
+        return digest_of_contents(sif, object_digests(stream, sif))
+
+
+def digest_of_contents(sif: Sif, digests: Mapping[int, str]) -> str:
+    """sha256 (hex) over an image's header, its objects' descriptors and the digests of their data.
+
+    Left out are signatures and, as in what a signature covers, where each object lies and what lies between them: so
+    it is known before the image is written.
+
+    Args:
+        digests: of each object that is no signature, by its id: sha256, hex.
+    """
+    fixed = replace(sif.header, created=0, modified=0, descriptors_free=0, descriptors_total=0, descriptors_offset=0)
+    digest = hashlib.sha256(replace(fixed, descriptors_bytes=0, data_offset=0, data_bytes=0).pack())
+    for descriptor in sif.objects():
+        if descriptor.kind != SIGNATURE:
+            digest.update(replace(descriptor, offset=0, stored=0, modified=0).pack())
+            digest.update(bytes.fromhex(digests[descriptor.object_id]))
+    return digest.hexdigest()
+
+
+def image_id_of(sif: Sif, digests: Mapping[int, str]) -> bytes:
+    """A UUID (version 8: made by the application) that follows from everything that is in an image but its id."""
+    blank = replace(sif, header=replace(sif.header, image_id=bytes(16)))
+    digest = bytearray(bytes.fromhex(digest_of_contents(blank, digests))[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return uuid.UUID(bytes=bytes(digest)).bytes
+
+
+def object_digests(stream: BinaryIO, sif: Sif) -> dict[int, str]:
+    """sha256 (hex) of the data of each object that is no signature, by its id.
+
+    Raises:
+        SifError: the file is cut short.
+    """
+    return {d.object_id: _digest(stream, d) for d in sif.objects() if d.kind != SIGNATURE}
 
 
 def pack_image(like: Header, objects: Sequence[Descriptor], page_bytes: int) -> Sif:
@@ -260,7 +310,8 @@ def normalise(path: Path, epoch: int) -> None:
             raise SifError("it was signed before it was normalised", fix="normalise first, then sign")
         _blank_gaps(stream, fixed)
         if not is_signed:
-            fixed = replace(fixed, header=replace(fixed.header, image_id=_image_id(stream, fixed)))
+            image_id = image_id_of(fixed, object_digests(stream, fixed))
+            fixed = replace(fixed, header=replace(fixed.header, image_id=image_id))
         stream.seek(0)
         stream.write(fixed.header.pack())
         stream.seek(fixed.header.descriptors_offset)
@@ -304,41 +355,11 @@ def _signed_part(descriptor: Descriptor) -> Descriptor:
     return replace(descriptor, modified=0)
 
 
-def _without_signatures(sif: Sif) -> Sif:
-    """``sif`` as it was before its signatures were added: they are the last objects of the file."""
-    return _counted(Sif(sif.header, tuple(d if d.used and d.kind != SIGNATURE else _UNUSED for d in sif.descriptors)))
-
-
-def _image_id(stream: BinaryIO, sif: Sif) -> bytes:
-    """A UUID (version 8: made by the application) from the digest of the whole image without its id."""
-    blank = replace(sif, header=replace(sif.header, image_id=bytes(16)))
-    digest = bytearray(bytes.fromhex(_digest(stream, blank))[:16])
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return uuid.UUID(bytes=bytes(digest)).bytes
-
-
-def _digest(stream: BinaryIO, sif: Sif) -> str:
-    """sha256 of the file with ``sif`` for its header and descriptors, up to the end of its last object."""
-    header, table, start = sif.header.pack(), sif.pack_table(), sif.header.descriptors_offset
-    end = max((d.end for d in sif.objects()), default=sif.header.data_offset)
-    digest = hashlib.sha256(header)
-    for chunk in _chunks(stream, len(header), start):
-        digest.update(chunk)
-    digest.update(table)
-    for chunk in _chunks(stream, start + len(table), end):
+def _digest(stream: BinaryIO, descriptor: Descriptor) -> str:
+    digest = hashlib.sha256()
+    for chunk in read_data(stream, descriptor):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _chunks(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    stream.seek(start)
-    while start < end:
-        chunk = stream.read(min(_CHUNK_BYTES, end - start))
-        if not chunk:
-            raise SifError("the file is cut short")
-        start += len(chunk)
-        yield chunk
 
 
 def _read(stream: BinaryIO) -> Sif:

@@ -1,7 +1,7 @@
-"""Signing images and verifying them, by the engine's own commands.
+"""Signing images and verifying them. Files are signed and verified by the engine's own commands.
 
 A signature is the last thing that is added: one more object afterwards breaks it. ``verify --all`` reads the whole
-image.
+image. An image that is not written is signed by its digests, with the same key, and gets the same bytes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.definition.reproducible import EPOCH
 from harness.errors import CommandError, HarnessError
+from harness.image.assembly import Assembly
 from harness.image.engine import Engine
-from harness.image.keys import PublicKey, SigningKey
+from harness.image.keys import PublicKey, SigningKey, signed_with
 from harness.image.process import run_command
-from harness.image.sif import signer_ids
+from harness.image.sif import normalise, signer_ids
+from harness.image.signature import message, signature_object, statement
 
 ALLOW_VARIABLE = "ALLOW_UNSIGNED"
 ALLOW = f"if you built it yourself, {ALLOW_VARIABLE}=1 lets your own jobs run it"
@@ -31,6 +34,27 @@ def sign(engine: Engine, image: Path, key: SigningKey) -> None:
         CommandError: the engine failed.
     """
     run_command([engine.path, "sign", "--key", key.path, image], what="signing", where=str(image))
+
+
+def seal(engine: Engine, image: Path, key: SigningKey, trusted: Sequence[PublicKey]) -> None:
+    """Sign a normalised image and verify it: equal images signed with one key are equal files.
+
+    Raises:
+        CommandError: the engine failed. SignatureError: the key is not trusted.
+    """
+    sign(engine, image, key)
+    normalise(image, EPOCH)  # the signature's own time
+    verify(engine, image, trusted)
+
+
+def signed(whole: Assembly, key: SigningKey) -> Assembly:
+    """An image with the signature that :func:`seal` would add to its file.
+
+    Raises:
+        CommandError: the key cannot be used.
+    """
+    payload = statement(whole.sif, whole.digests())
+    return whole.with_last(signature_object(payload, key.fingerprint, signed_with(key, message(payload))))
 
 
 def verify(engine: Engine, image: Path, keys: Sequence[PublicKey]) -> PublicKey:

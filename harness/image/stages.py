@@ -8,6 +8,7 @@ key can be explained::
     <cache>/stages/records/stacks/<stack>.<variant>/<key of the last stage>.json
     <cache>/stages/records/images/<image>/<sha256 of its definition>.json
     <cache>/stages/records/packages/<key>.json
+    <cache>/stages/records/fingerprints/<key>.sha256
 
 Package mirrors are no part of a key: they are lent to a build and leave nothing in an image.
 """
@@ -238,6 +239,16 @@ class StageStore:
         except (OSError, ValidationError):
             found = listed()
             write_whole(file, PACKAGES.dump_json(found, indent=1).decode() + "\n")
+            return found
+
+    def fingerprint(self, key: str, computed: Callable[[], str]) -> str:
+        """sha256 over the file systems in the image of a key: as remembered, else as ``computed`` says."""
+        file = self.folder / "records" / "fingerprints" / f"{key}.sha256"
+        try:
+            return file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            found = computed()
+            write_whole(file, found + "\n")
             return found
 
     def records(self, name: str) -> list[ChainRecord]:
