@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -53,3 +54,81 @@ def test_the_first_program_that_does_not_is_named(tmp_path: Path, broken: str, s
     assert done.returncode == 1
     assert said in done.stderr
     assert "program1.py" in done.stderr
+
+
+MODULE = """\
+from __future__ import annotations
+from typing import NamedTuple
+
+class Size(NamedTuple):
+    width: int
+    @classmethod
+    def usual(cls) -> "Size":
+        "Docstring."
+        return cls(3)
+    def area(self) -> int:
+        return self.width
+
+def outer():
+    def inner():
+        return Size.usual()
+    def never():
+        raise AssertionError
+    return inner()
+
+def unused():
+    import no_such_package
+"""
+PROGRAM = """\
+import argparse
+import threading
+import module
+SIZE = module.outer()
+
+async def later():
+    pass
+
+def in_a_thread():
+    pass
+
+def main():
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
+    after()
+
+def after():
+    "Never comes."
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_what_ran_is_written_down_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(MODULE)
+    (tmp_path / "lazy.py").write_text("raise AssertionError\n")
+    (program,) = programs(tmp_path, PROGRAM)
+    command = [sys.executable, "-m", "harness.runtime.self_test", "--ran", str(tmp_path / "ran.json"), str(program)]
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{tmp_path}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads((tmp_path / "ran.json").read_text()) == {
+        "module.py": ["Size.usual", "outer", "outer.inner"],
+        "program0.py": ["in_a_thread", "main"],
+    }
+
+
+def test_nothing_is_written_down_of_a_program_that_fails(tmp_path: Path) -> None:
+    done = self_test(Path("--ran"), tmp_path / "ran.json", *programs(tmp_path, GOOD, "raise SystemExit(3)\n"))
+    assert done.returncode == 1
+    assert not (tmp_path / "ran.json").exists()
+
+
+def test_programs_that_are_only_compiled_do_not_run(tmp_path: Path) -> None:
+    good, bad = programs(tmp_path, "raise AssertionError\n", "def main(:\n")
+    assert self_test(Path("--only-compile"), good).returncode == 0
+    done = self_test(Path("--only-compile"), good, bad)
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr

@@ -92,8 +92,11 @@ class CatalogBuilder:
             self._sweep(name)
             with self._aside(name) as work:
                 builder = replace(builder, progress=_stopping(held, builder))
-                make = self._layered if builder.has_layer(tutorial, variant) else self._whole
-                made = make(builder, tutorial, variant, work / f"{name}.sif", signer, trusted)
+                image = work / f"{name}.sif"
+                if builder.has_layer(tutorial, variant):
+                    made = self._layered(builder, tutorial, variant, image, signer, trusted, anew=force)
+                else:
+                    made = self._whole(builder, tutorial, variant, image, signer, trusted)
                 manifest = self._publish(tutorial, variant, key, made, signer, held)
         shared = f", {manifest.own_bytes / 1e6:.1f} MB its own" if manifest.stack_image else ""
         builder.progress(f"{name}: published {manifest.sha256[:12]}, {manifest.bytes / 1e6:.0f} MB{shared}")
@@ -136,19 +139,22 @@ class CatalogBuilder:
         image: Path,
         signer: SigningKey,
         trusted: list[PublicKey],
+        *,
+        anew: bool,
     ) -> _Made:
         """A layer, signed, and tested on its stack as the catalog has it. The whole is signed and not written."""
         stage, base = builder.build_stack(tutorial.stack, variant)
         with self.catalog.holding(PUBLISHING, builder.progress):
             stack = self._stack(f"{tutorial.stack}.{variant}", stage, signer, trusted)
         below = self.catalog.stack_file(stack.name, stack.sha256)
-        pieces = [*signed_file_systems(below), *builder.layer(tutorial, variant, stage, base)]
+        layer = builder.layer(tutorial, variant, stage, base)
+        pieces = [*signed_file_systems(below), *layer.pieces]
         whole = signed(Assembly.of(read_sif(stage).header, pieces), signer)
-        layer, reference = layer_assembly(whole, stack.name, stack.sha256)
-        layer.write(image)
+        own, reference = layer_assembly(whole, stack.name, stack.sha256)
+        own.write(image)
         self.before_publication(image)
         seal(builder.engine, image, signer, trusted)
-        builder.test(tutorial, variant, ImageFiles(image, below).engine_arguments)
+        builder.test(tutorial, variant, layer, ImageFiles(image, below).engine_arguments, anew=anew)
         builder.record(tutorial, variant, stage)
 
         def still_there() -> None:

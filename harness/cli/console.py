@@ -17,6 +17,7 @@ from harness.image.process import LineCallback
 MILESTONE = re.compile(
     r"(?P<name>\S+: )(?:INFO: +)?"
     r"(?P<event>Starting build|Running post scriptlet|Running testscript|Creating SIF file|Build complete"
+    r"|Compiling, .*"
     r"|up to date|published.*|removing a .*|waiting.*"
     r"|Step \d+/\d+ .*|asking .*|no: .*|fetching .*|giving up.*|bootstrapping .*)"
 )

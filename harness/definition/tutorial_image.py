@@ -185,10 +185,20 @@ def copied_files(
     return files
 
 
-def own_checks(tutorial: Tutorial) -> list[str]:
-    """Shell commands that a tutorial adds to the tests of its stack."""
+def own_checks(tutorial: Tutorial, *options: str) -> list[str]:
+    """Shell commands that a tutorial adds to the tests of its stack.
+
+    Args:
+        options: of the self test.
+    """
     programs = dict.fromkeys(f"{PROGRAMS}/{step.program}" for step in tutorial.steps)
-    return [shlex.join(["python", "-m", "harness.runtime.self_test", *programs])]
+    return [shlex.join(["python", "-m", "harness.runtime.self_test", *options, *programs])]
+
+
+def compile_checks(tutorial: Tutorial) -> list[str]:
+    """Shell commands that say of all of a tutorial's files whether they are programs for the stack's Python."""
+    files = [f"{PROGRAMS}/{Path(program).name}" for program in program_files(tutorial)]
+    return [shlex.join(["python", "-m", "harness.runtime.self_test", "--only-compile", *files])]
 
 
 def default_base(definition: Definition) -> str:

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from harness.definition.model import Definition
 from harness.definition.reproducible import EPOCH, reproducible
-from harness.definition.tutorial_image import Definitions, definition_key, on_top, own_checks, tutorial_layer
+from harness.definition.tutorial_image import (
+    Definitions,
+    compile_checks,
+    definition_key,
+    on_top,
+    own_checks,
+    tutorial_layer,
+)
 from harness.errors import HarnessError
 from harness.files import sha256_of
 from harness.image.assembly import Assembly, Piece
@@ -22,12 +29,13 @@ from harness.image.driver import BASE_ARGUMENT, BuildDriver, Progress, reachable
 from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.made_from import made_from
-from harness.image.overlay import layer_pieces, overlay_files, qualifies, read_stage
+from harness.image.overlay import OverlayFile, layer_pieces, overlay_files, qualifies, read_stage
 from harness.image.packages import installed_packages
 from harness.image.parts import file_systems
 from harness.image.room import require_room
 from harness.image.sif import normalise, read_sif
 from harness.image.stages import ChainRecord, Stage, StageStore, keyed_tools, layer_parts, plan
+from harness.image.tested import RAN, LastPass, Ran, digest_of, remember, remembered, would_repeat
 from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conversion
 from harness.lease import lease
 from harness.project import Project, Variant, image_name
@@ -35,6 +43,25 @@ from harness.site import Site
 from harness.stack import Stack
 from harness.stack_lock import read_stack_lock
 from harness.tutorial import Tutorial
+
+ANSWERS = "/mnt"
+"""Where in an image a test finds a folder to write into."""
+RAN_FILE = "ran.json"
+
+
+@dataclass(frozen=True)
+class BuiltLayer:
+    """A tutorial's layer.
+
+    Attributes:
+        stage: the image of the stack it is for.
+        files: what its file system holds.
+        pieces: what the tutorial's image holds besides the stack's file systems, its lock and bill of materials last.
+    """
+
+    stage: Path
+    files: list[OverlayFile]
+    pieces: list[Piece]
 
 
 @dataclass
@@ -88,9 +115,9 @@ class ImageBuilder:
         try:
             if self.has_layer(tutorial, variant):
                 require_room(self.cache, stage.stat().st_size, name)
-                pieces = [*file_systems(stage), *self.layer(tutorial, variant, stage, base)]
-                Assembly.of(read_sif(stage).header, pieces).write(target)
-                self.test(tutorial, variant, [str(target)])
+                layer = self.layer(tutorial, variant, stage, base)
+                Assembly.of(read_sif(stage).header, [*file_systems(stage), *layer.pieces]).write(target)
+                self.test(tutorial, variant, layer, [str(target)], anew=True)
             else:
                 parent = Definition("localimage", f"{tutorial.stack}.{variant}.sif")
                 child = reproducible(on_top(self.project, parent, tutorial, variant))
@@ -107,8 +134,8 @@ class ImageBuilder:
         """Whether an image is its stack's with a layer added, so that nothing is built but the layer."""
         return self.use_overlay and qualifies(tutorial_layer(self.project, tutorial, variant))
 
-    def layer(self, tutorial: Tutorial, variant: Variant, stage: Path, base: BaseRecord) -> list[Piece]:
-        """What an image holds besides its stack's file systems, its lock and bill of materials last.
+    def layer(self, tutorial: Tutorial, variant: Variant, stage: Path, base: BaseRecord) -> BuiltLayer:
+        """What an image holds besides its stack's file systems, not tested.
 
         Args:
             stage: the stack's image. base: what that stands on.
@@ -126,25 +153,44 @@ class ImageBuilder:
         with self.driver.work_folder(name) as work:
             packing = self.compression.mksquashfs.split()
             pieces = layer_pieces(stage, files, metadata, work, packing, self.driver.environment(work, None))
-        return [*pieces, *contents_pieces(self._lock(tutorial, variant, base), packages)]
+        pieces += contents_pieces(self._lock(tutorial, variant, base), packages)
+        return BuiltLayer(stage, files, pieces)
 
-    def test(self, tutorial: Tutorial, variant: Variant, image: Sequence[str]) -> None:
-        """Run the tutorial's own tests in its image.
+    def test(
+        self, tutorial: Tutorial, variant: Variant, layer: BuiltLayer, image: Sequence[str], *, anew: bool = False
+    ) -> None:
+        """Run the tutorial's own tests in its image; programs that would do what they did are only compiled there.
 
         The stack's tests, which the definition holds as well, passed when the stack was built.
 
         Args:
             image: the engine's arguments that name it.
+            anew: run them whatever is remembered, see :mod:`harness.image.tested`.
 
         Raises:
             HarnessError: one failed, in one line.
         """
         name = image_name(tutorial.stem, variant)
+        memory = self.cache / "tests" / f"{name}.json"
+        stack_key = layer.stage.stem
+        if not anew and would_repeat(remembered(memory), stack_key, layer.files):
+            self.progress(f"{name}: Compiling, nothing that its test runs has changed")
+            self._check(name, image, compile_checks(tutorial))
+            return
         self.progress(f"{name}: Running testscript")
+        ran = self._check(name, image, own_checks(tutorial, "--ran", f"{ANSWERS}/{RAN_FILE}"))
+        remember(memory, LastPass(ran=ran, digest=digest_of(stack_key, layer.files, ran)))
+
+    def _check(self, name: str, image: Sequence[str], checks: Sequence[str]) -> Ran:
+        """Run shell commands in an image; which functions ran, where they say so."""
         with self.driver.work_folder(name) as work:
-            run = [str(self.engine.path), "exec", *self.engine.run_flags(), "--cleanenv", "--no-home", *image]
-            checks = "\n".join(["set -e", *own_checks(tutorial)])
-            self.driver.logged([*run, "/bin/sh", "-c", checks], name, self.driver.environment(work, None), work)
+            answers = work / "answers"
+            answers.mkdir()
+            run = [str(self.engine.path), "exec", *self.engine.run_flags(), "--cleanenv", "--no-home"]
+            run += ["--bind", f"{answers}:{ANSWERS}", *image, "/bin/sh", "-c", "\n".join(["set -e", *checks])]
+            self.driver.logged(run, name, self.driver.environment(work, None), work)
+            said = answers / RAN_FILE
+            return RAN.validate_json(said.read_bytes()) if said.exists() else {}
 
     def record(self, tutorial: Tutorial, variant: Variant, stage: Path) -> None:
         """Remember what an image was made of, so that it can be said why the next one is another."""
