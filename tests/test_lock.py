@@ -143,6 +143,13 @@ def test_what_nobody_can_resolve_here_is_said_in_the_lock(world: World, tmp_path
     assert refused.returncode == 1
     assert "base: not locked" in refused.stderr
 
+    pinned = f"127.0.0.1:1/cuda:12@sha256:{'1' * 64}"
+    dockerfile.write_text(DOCKERFILE.replace("docker.io/library/debian:bookworm-slim", pinned))
+    assert elsewhere.harness("lock", "tiny", "--variant", "cpu").returncode == 0
+    lock = elsewhere.lock()
+    assert lock.base == LockedBase(origin="registry", digest=f"sha256:{'1' * 64}")  # its name says it all
+    assert lock.unresolved.keys() == {"apt", "python"}
+
     dockerfile.write_text(DOCKERFILE.replace("drifty", "no-such-deb"))
     (root / "containers/tiny/requirements.in").write_text("drifting-wheel\n")
     done = elsewhere.harness("lock", "tiny", "--variant", "cpu")

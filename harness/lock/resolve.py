@@ -20,6 +20,7 @@ from harness.image.contents import tool_versions
 from harness.image.driver import Progress
 from harness.image.engine import find_engine
 from harness.image.process import run_command
+from harness.image.reference import ImageReference
 from harness.image.registry import ImageNotFoundError, RegistryUnreachableError
 from harness.lock.apt import PrivateApt, installed_versions
 from harness.lock.apt_commands import apt_commands, apt_files
@@ -108,6 +109,8 @@ class Resolver:
                 root = base_system(image, self.cache)
         except HarnessError as error:
             if base is None:
+                base = pinned_base(inputs.base, error)
+            if base is None:
                 unresolved["base"] = reason(error)
             if inputs.apt:
                 unresolved["apt"] = f"the base image is not to be had: {reason(error)}"
@@ -142,6 +145,18 @@ def locked_base(image: BaseImage) -> LockedBase:
     return LockedBase.model_validate(
         {"origin": "bootstrapped", "suite": image.suite, "releases": releases, "packages": packages}
     )
+
+
+def pinned_base(reference: str, error: HarnessError) -> LockedBase | None:
+    """What a lock says of a base whose reference names its digest, where no registry could be asked about it.
+
+    Nothing else can come under that name, so nothing is left to resolve. A registry that answers and does not have it
+    is another matter: the digest is wrong.
+    """
+    digest = ImageReference.parse(reference).digest
+    if digest is None or not isinstance(error, RegistryUnreachableError):
+        return None
+    return LockedBase(origin="registry", digest=digest)
 
 
 def keep_resolved(lock: StackLock, before: StackLock | None) -> StackLock:
