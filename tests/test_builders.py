@@ -108,7 +108,8 @@ def test_a_builder_goes_on_at_once_after_one_that_was_killed_and_sweeps_after_it
     program.write_text(program.read_text().replace("time.sleep(60)", "time.sleep(0)"))
     done = harness(project, "build", "2")
     assert done.returncode == 0, done.stderr
-    assert list((own_cache / "tmp").iterdir()) == []
+    # A kill between making a folder and signing it leaves it empty: nobody can know whose it is until it is old.
+    assert [path for path in (own_cache / "tmp").iterdir() if not path.is_dir() or any(path.iterdir())] == []
 
 
 def test_a_builder_that_was_suspended_too_long_publishes_nothing(project: Path, own_cache: Path) -> None:

@@ -90,7 +90,8 @@ def test_a_script_that_ends_leaves_nothing_behind(local: LocalScheduler, tmp_pat
 
 def test_kill_9_of_the_submitter_loses_nothing(tmp_path: Path, wait_for: WaitFor) -> None:
     """The submitter dies at once, with its whole process group; another process collects."""
-    job = request(tmp_path, "sleep 0.5; echo survived; exit 5")
+    go = tmp_path / "go"
+    job = request(tmp_path, f"until [ -e {go} ]; do sleep 0.05; done; echo survived; exit 5")
     program = (
         "import os, sys; from pathlib import Path; from harness.scheduler import *;"
         "folder = Path(sys.argv[1]);"
@@ -107,7 +108,8 @@ def test_kill_9_of_the_submitter_loses_nothing(tmp_path: Path, wait_for: WaitFor
     assert done.returncode == -9
     local = LocalScheduler(tmp_path / "jobs")
     (job_id,) = local.find("test")
-    assert local.poll([job_id])[job_id].state is JobState.RUNNING
+    wait_until(lambda: local.poll([job_id])[job_id].state is JobState.RUNNING)
+    go.touch()
     status = wait_for(local, job_id)[job_id]
     assert (status.state, status.exit_code) == (JobState.FAILED, 5)
     assert job.output.read_text() == "survived\n"
