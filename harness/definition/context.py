@@ -170,6 +170,15 @@ class _Stager:
         assert self.context.root is not None
         full = self.context.root / path
         mode = full.lstat().st_mode
+        try:
+            (path + (str(full.readlink()) if stat.S_ISLNK(mode) else "")).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="replace")
+            raise SpecError(
+                f"COPY: a name in the context is not UTF-8: {shown}",
+                where=self.where,
+                fix="rename the file, or add its folder to .dockerignore",
+            ) from error
         if stat.S_ISLNK(mode):
             self._run(f"ln -s {quote(str(full.readlink()))} {quote(target)}", target)
         elif stat.S_ISREG(mode):

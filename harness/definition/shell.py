@@ -65,6 +65,15 @@ def read_argument(name: str) -> str:
     return f"{variable}=$(cat <<'{end}'\n={{{{ {name} }}}}\n{end}\n)\n{variable}=${{{variable}#=}}"
 
 
+def keep_argument(name: str) -> str:
+    """The command that keeps it for the finished image. Apptainer's own shell, which reads that, knows no \\' outside
+    of quotes, so the value stands in double ones.
+    """
+    variable = argument_variable(name)
+    escaped = f"""$(printf %s "${variable}" | sed 's/["$`\\\\]/\\\\&/g')"""
+    return f"""printf '{variable}="%s"\\n' "{escaped}" >>{BASE_ENVIRONMENT}"""
+
+
 def read_arguments(text: str) -> set[str]:
     """Names of the build arguments whose shell variables ``text`` uses."""
     return set(_USED_ARGUMENT.findall(text))

@@ -15,7 +15,7 @@ from harness.definition.model import CopiedFile, Layer
 from harness.definition.shell import (
     ARGUMENT,
     BASE_ENVIRONMENT,
-    argument_variable,
+    keep_argument,
     quote,
     quote_path,
     read_argument,
@@ -186,7 +186,7 @@ class StageState:
         later = environment + quote_path(self.workdir)  # what the finished image uses
         used = read_arguments("\n".join([*guards, *self.commands, *self.sends, later]))
         read = tuple(read_argument(name) for name in self.arguments if name in used)
-        kept = [f'keep {v} "${v}"' for v in map(argument_variable, sorted(read_arguments(later)))]
+        kept = [keep_argument(name) for name in sorted(read_arguments(later))]
         layers = [Layer(commands=(*read, *kept, *first, *guards), variables=(*read, *said_again))]
         command = file = 0
         for step in self.steps:

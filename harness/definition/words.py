@@ -61,7 +61,7 @@ class Assumption:
     def command(self) -> str:
         """Shell that ends the build where it is not so."""
         text = f"build argument {', '.join(self.arguments)} {self.must}: the definition was written for that"
-        fails = f"{{ echo {quote(text)} >&2; exit 1; }}"
+        fails = f"echo {quote(text)} >&2; exit 1"
         cases = f"{self.pattern}) ;; *) {fails}" if self.holds else f"{self.pattern}) {fails}"
         return f"case {shell_word(self.subject)} in {cases} ;; esac"
 
