@@ -227,7 +227,9 @@ def test_the_command_verifies_the_definition_that_it_writes(lab: Lab, cache: Pat
     (usual / "tutorial-harness").symlink_to(Path(os.environ.get("HARNESS_CACHE") or cache).absolute())
     (own / "train.py").write_text("")
     (own / "Dockerfile").write_text(f"FROM {base}\nCOPY train.py .\nCOPY . all/\nRUN [[ -f train.py ]] && pwd >where\n")
-    env = {"HARNESS_CACHE": "", "XDG_CACHE_HOME": str(usual), "DOCKER_HOST": lab.docker.host or ""}
+    env = {"HARNESS_CACHE": "", "XDG_CACHE_HOME": str(usual)}
+    if lab.docker.host is not None:  # a second engine would do as well, and take its time to start
+        env["DOCKER_HOST"] = lab.docker.host
     done = harness(own, "convert", "--verify", "Dockerfile", env=env)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "Dockerfile: identical"
