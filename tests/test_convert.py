@@ -88,7 +88,7 @@ def run_post(text: str, folder: Path, *replaced: str) -> subprocess.CompletedPro
     post = without_guard("\n".join(section(text, "post")))
     for path in replaced:
         post = post.replace(path, f"{folder}{path}")
-    return subprocess.run(["/bin/sh", "-e", "-c", post], capture_output=True, text=True, check=False)
+    return subprocess.run(["/bin/sh", "-e", "-c", post], cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,8 @@ def test_heredoc_and_exec_form_run() -> None:
         ("ARG V\nFROM a AS base-cpu\nFROM base-${V}\n", 3, "chooses a stage (base-cpu)"),
         ("FROM a AS x\nFROM b AS y\nCOPY --from=x /n /m\nFROM c AS x\nFROM y\n", 3, "no stage above"),
         (f"FROM a\nADD --checksum=sha256:{'0' * 64} x /y\n", 2, "address"),
+        ("FROM a\nARG V=1\nENV A=${V%x}\n", 3, "only of an ENV whose text is known"),
+        ("FROM a\nENV A=${PATH#/}\n", 2, "only of an ENV whose text is known"),
         ("RUN true\nFROM a\n", 1, "FROM"),
         ("FROM a\nNONSENSE x\n", 2, "unknown instruction"),
         ('FROM a\nENV A="x\n', 2, "quote"),

@@ -81,6 +81,8 @@ class Scope:
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _OPERATOR = re.compile(r":[-+]|[-+]")
+# ${NAME%pattern} and its like, with a plain pattern.
+_CUT = re.compile(r"""(?:(##?|%%?)([^}\\'"$[]*)|(//?)([^/}\\'"$[]+)/([^}\\'"$]*))\}""")
 # A shell's own parameters, such as $1 and $$: Docker knows none of them, so they are empty.
 _SPECIAL = re.compile(r"[0-9]+|[@*#?$!-]")
 
@@ -160,6 +162,10 @@ class _Reader:
         if self.word[self.position : self.position + 1] == "}":
             self.position += 1
             return value
+        cut = _CUT.match(self.word, self.position)
+        if cut is not None and all(part.kind == "text" for part in value):
+            self.position = cut.end()
+            return literal(_cut("".join(part.text for part in value), cut))
         operator = _OPERATOR.match(self.word, self.position)
         if operator is None:
             raise self._unsupported()
@@ -196,8 +202,27 @@ class _Reader:
         return SpecError(
             f"unsupported variable reference in '{self.word}'",
             where=self.where,
-            fix="use ${NAME}, ${NAME:-x} or ${NAME:+x}",
+            fix="use ${NAME}, ${NAME:-x} or ${NAME:+x}; ${NAME%x} and its like only of an ENV whose text is known",
         )
+
+
+def _cut(text: str, how: re.Match[str]) -> str:
+    """``text`` without the beginning or end that fits a pattern, or with what fits it replaced."""
+    operator, pattern = how[1] or how[3], how[2] if how[1] else how[4]
+    regex = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
+    if how[3]:
+        return re.sub(regex, lambda _: how[5], text, count=0 if operator == "//" else 1, flags=re.DOTALL)
+    lengths = range(len(text) + 1) if len(operator) == 1 else range(len(text), -1, -1)
+    for length in lengths:
+        part, rest = (text[:length], text[length:]) if operator[0] == "#" else _end(text, length)
+        if re.fullmatch(regex, part, re.DOTALL):
+            return rest
+    return text
+
+
+def _end(text: str, length: int) -> tuple[str, str]:
+    """The last ``length`` characters, and what is before them."""
+    return text[len(text) - length :], text[: len(text) - length]
 
 
 def _is_surely_set(value: Value) -> bool:
