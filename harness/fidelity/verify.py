@@ -153,7 +153,8 @@ class Lab:
             path.chmod(0o1777)
         isolated = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", _ISOLATED, "sh"]
         prefix = self.engine.variable_prefix
-        environment = {f"{prefix}_TMPDIR": str(folder), f"{prefix}_CACHEDIR": str(self.work / "cache")}
+        # A cache of its own: Apptainer rewrites the index of a shared one in place, under the eyes of other builds.
+        environment = {f"{prefix}_TMPDIR": str(folder), f"{prefix}_CACHEDIR": str(folder / "cache")}
         return run_command(
             [*isolated, *map(str, private), str(self.engine.path), *arguments],
             cwd=cwd or self.work,  # one that is still there with another /tmp
