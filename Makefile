@@ -27,6 +27,7 @@ demo: engine scheduler bases ## Build three images, run them as jobs on real dat
 
 test: engine ## Everything CI runs: linters, drift of defs/ and jobs/, all tests on real parts
 	@$(MACHINE) slurm registry test || { test -z "$$CI" && echo "going on: tests that need those are skipped"; }
+	@$(MAKE) --no-print-directory docker || { test -z "$$CI" && echo "going on: no image is compared with Docker's"; }
 	$(MAKE) --no-print-directory lint
 	.venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -35,7 +36,6 @@ test-stacks: engine ## One tutorial of every software stack as a judged Slurm jo
 	HARNESS_TEST_DOWNLOADS=1 .venv/bin/pytest tests/test_all_tutorials.py -k every_stack
 
 test-all: test ## And what takes minutes: all 25 tutorials, the pytorch image built twice, the whole corpus of Dockerfiles
-	@$(MAKE) --no-print-directory docker
 	.venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 	.venv/bin/python -m harness.fidelity tests/corpus --ours-only
 

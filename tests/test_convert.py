@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 import subprocess
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +17,11 @@ from tiny_project import exported, harness
 from harness.definition.convert import convert
 from harness.definition.dockerfile import parse_dockerfile
 from harness.definition.shell import FUNCTIONS
+from harness.definition.variables import platform_arguments
 from harness.definition.writer import PRIVATE_TMP, write_definition
 from harness.errors import SpecError
 from harness.image.driver import remove_tree
+from harness.image.local_registry import PROGRAMS, LocalRegistry
 
 
 def definition(text: str, context: str = "ctx") -> str:
@@ -57,7 +62,9 @@ def test_build_arguments_reach_from_and_run() -> None:
     text = definition("ARG BASE=debian:12\nFROM ${BASE}\nARG LEVEL=3\nRUN echo $LEVEL\n")
     assert "From: {{ BASE }}" in text
     assert section(text, "arguments") == ["BASE=debian:12", "LEVEL=3"]
-    assert 'export LEVEL="{{ LEVEL }}"' in section(text, "post")
+    post = section(text, "post")
+    assert post.index("={{ LEVEL }}") < post.index('export LEVEL="${argument_LEVEL}"')
+    assert text.count("{{ BASE }}") == 1
 
 
 def test_env_is_frozen_where_docker_freezes_it_and_reaches_run_and_the_image() -> None:
@@ -74,6 +81,39 @@ def test_each_run_has_its_own_shell_directory_and_no_errexit(tmp_path: Path) -> 
     script.write_text(post.replace("/tmp", str(tmp_path)))
     subprocess.run(["/bin/sh", "-e", str(script)], check=True)
     assert (tmp_path / "out").read_text().strip() == str(tmp_path)
+
+
+def run_post(text: str, folder: Path, *replaced: str) -> subprocess.CompletedProcess[str]:
+    """%post on this machine, with its ``replaced`` paths below ``folder``."""
+    post = without_guard("\n".join(section(text, "post")))
+    for path in replaced:
+        post = post.replace(path, f"{folder}{path}")
+    return subprocess.run(["/bin/sh", "-e", "-c", post], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "RUN echo a # note \\\ntouch /x",
+        "RUN echo a;# note \\\n    && touch /x",
+        "RUN # note \\\ntouch /x",
+        'RUN echo "b \\\nc\' " \'\\\n\' "# d" # note \\\ntouch /x',
+    ],
+)
+def test_what_docker_comments_out_is_not_run(tmp_path: Path, run: str) -> None:
+    """Docker joins the lines, so a comment goes on to the end of the RUN."""
+    done = run_post(definition(f"FROM debian\n{run}\n"), tmp_path, "/x")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_is_never_outside_of_its_workdir(tmp_path: Path) -> None:
+    text = definition('FROM debian\nWORKDIR /w/deep\nRUN rm -rf /w\nRUN echo x >f\nRUN rm -rf /w\nRUN ["touch", "g"]\n')
+    assert run_post(text, tmp_path, "/w").returncode == 0
+    assert (tmp_path / "w/deep/g").is_file()
+    impossible = definition("FROM debian\nWORKDIR /w/file\nRUN rm -rf /w/file && echo >/w/file\nRUN touch /w/ran\n")
+    assert run_post(impossible, tmp_path, "/w").returncode != 0
+    assert not (tmp_path / "w/ran").exists()
 
 
 def test_a_failing_run_fails_the_build(tmp_path: Path) -> None:
@@ -162,6 +202,11 @@ def test_heredoc_and_exec_form_run() -> None:
         ("FROM a\nSHELL bash\n", 2, "JSON"),
         ("FROM a\nCMD []\n", 2, "ENTRYPOINT"),
         ("FROM a\nWORKDIR /${HOME}\n", 2, "does not define"),
+        ("ARG V\nFROM a AS base-cpu\nFROM base-${V}\n", 3, "chooses a stage (base-cpu)"),
+        ("FROM a AS x\nFROM b AS y\nCOPY --from=x /n /m\nFROM c AS x\nFROM y\n", 3, "no stage above"),
+        (f"FROM a\nADD --checksum=sha256:{'0' * 64} x /y\n", 2, "address"),
+        ("FROM a\nARG V=1\nENV A=${V%x}\n", 3, "only of an ENV whose text is known"),
+        ("FROM a\nENV A=${PATH#/}\n", 2, "only of an ENV whose text is known"),
         ("RUN true\nFROM a\n", 1, "FROM"),
         ("FROM a\nNONSENSE x\n", 2, "unknown instruction"),
         ('FROM a\nENV A="x\n', 2, "quote"),
@@ -203,14 +248,14 @@ def test_a_health_check_is_a_label_unless_it_is_asked_for_as_a_test(tmp_path: Pa
     assert health_section("FROM debian\nRUN true\n") is None
     inherited = health_section('FROM debian AS a\nHEALTHCHECK CMD ["a", "b c"]\nFROM a\nWORKDIR /w\n')
     assert inherited is not None
-    assert inherited.startswith("cd /w\n")
+    assert inherited.startswith("cd /w || exit 1\n")
     assert "timeout 30 a 'b c' || " in inherited
     bash = health_section('FROM debian\nSHELL ["/bin/bash", "-c"]\nHEALTHCHECK --timeout=0s CMD [[ a ]]\n')
     assert bash is not None
     assert "timeout 30 /bin/bash -c '[[ a ]]' || " in bash
 
     dockerfile = tmp_path / "Dockerfile"
-    dockerfile.write_text(text)
+    dockerfile.write_text(text.replace("debian", "debian:bookworm"))
     plain = harness(tmp_path, "convert", str(dockerfile))
     assert plain.returncode == 0
     assert "note: " in plain.stderr
@@ -261,3 +306,135 @@ def test_a_download_with_another_checksum_ends_the_build(tmp_path: Path) -> None
         (tmp_path / "y").write_text(content)
         done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
         assert ("went on" in done.stdout) == (done.returncode == 0) == goes_on
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def write_mistakes(folder: Path) -> None:
+    """A folder with what people get wrong."""
+    (folder / "Dockerfile").write_text("FROM debian:bookworm\nCOPY . /x/\n")
+    (folder / "folder").mkdir()
+    (folder / "plain").mkdir()
+    (folder / "plain/Dockerfile").write_text("FROM debian:bookworm\nRUN true\n")
+    latin = folder / "latin"
+    latin.mkdir()
+    (latin / "Dockerfile").write_text("FROM debian:bookworm\nCOPY . /x/\n")
+    (latin / ".dockerignore").write_bytes("caf\u00e9\n".encode("latin-1"))
+    odd = folder / "odd"
+    odd.mkdir()
+    (odd / "Dockerfile").write_text("FROM debian:bookworm\nCOPY . /x/\n")
+    Path(os.fsdecode(bytes(odd) + b"/caf\xe9")).write_text("")
+    (folder / "list.json").write_text("[]")
+    (folder / "number.json").write_text('{"config": {"User": 7}}')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["folder"], "folder: is a folder; name the file: folder/Dockerfile"),
+        (["none"], "none: no such file"),
+        (["Dockerfile", "-o", "none/x.def"], "none/x.def: --output: its folder is not there"),
+        (["Dockerfile", "-o", "folder"], "folder: --output: is a folder"),
+        (["latin/Dockerfile"], "latin/.dockerignore: not UTF-8 text at byte 3"),
+        (["odd/Dockerfile"], "odd/Dockerfile:2: COPY: a name in the context is not UTF-8"),
+        (["Dockerfile", "--base-config", "none.json"], "none.json: cannot be read"),
+        (["Dockerfile", "--base-config", "Dockerfile"], "Dockerfile: no JSON"),
+        (["Dockerfile", "--base-config", "list.json"], "list.json: no image's configuration"),
+        (["Dockerfile", "--base-config", "number.json"], "number.json: 'User' is no text"),
+        (["plain/Dockerfile", "--verify", "--context", "none"], "none: the build context is no folder"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    write_mistakes(tmp_path)
+    done = harness(tmp_path, "convert", *arguments)
+    assert done.returncode == 2
+    assert f"error: {words}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_that_only_looks_packed_is_added_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "broken.gz").write_bytes(bytes.fromhex("1f8b0800000000000003") + b"\xff" * 300)
+    (tmp_path / "Dockerfile").write_text("FROM debian:bookworm\nADD broken.gz /x/\n")
+    done = harness(tmp_path, "convert", "Dockerfile")
+    assert done.returncode == 0, done.stderr
+    assert "\ncopy " in done.stdout
+    assert "unpack" not in done.stdout
+
+
+# --- what a base says --------------------------------------------------------------------------
+
+IMAGE = "application/vnd.oci.image"
+
+
+def push(registry: LocalRegistry, name: str, config: dict[str, object]) -> str:
+    """An image without layers, for this platform and another, in a real registry; returns its reference."""
+    address = f"http://{registry.host}/v2/{name}"
+
+    def put(url: str, content: bytes, kind: str = "application/octet-stream") -> None:
+        request = urllib.request.Request(url, content, {"Content-Type": kind}, method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def blob(content: bytes, kind: str) -> dict[str, object]:
+        started = urllib.request.Request(f"{address}/blobs/uploads/", b"", method="POST")
+        with urllib.request.urlopen(started, timeout=30) as answer:
+            place = answer.headers["Location"]
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        put(f"{place}&digest={digest}", content)
+        return {"mediaType": kind, "digest": digest, "size": len(content)}
+
+    def manifest(document: dict[str, object], kind: str, tag: str = "") -> dict[str, object]:
+        content = json.dumps({"schemaVersion": 2, "mediaType": kind, **document}).encode()
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        put(f"{address}/manifests/{tag or digest}", content, kind)
+        return {"mediaType": kind, "digest": digest, "size": len(content)}
+
+    here, images = platform_arguments()["TARGETARCH"], []
+    for architecture, said in (("s390x", {"WorkingDir": "/other"}), (here, config)):
+        document = {"os": "linux", "architecture": architecture, "config": said, "rootfs": {"type": "layers"}}
+        described = blob(json.dumps(document).encode(), f"{IMAGE}.config.v1+json")
+        image = manifest({"config": described, "layers": []}, f"{IMAGE}.manifest.v1+json")
+        images.append({**image, "platform": {"os": "linux", "architecture": architecture}})
+    manifest({"manifests": images}, f"{IMAGE}.index.v1+json", tag="1")
+    return f"{registry.host}/{name}:1"
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, PROGRAMS)), reason="no registry server: scripts/install-packages registry"
+)
+def test_what_a_base_says_is_read_from_its_registry_or_given_by_hand_or_taken_for_granted_aloud(tmp_path: Path) -> None:
+    said = {"WorkingDir": "/workspace", "User": "app", "Shell": ["/bin/bash", "-c"], "OnBuild": ["RUN fired"]}
+    (tmp_path / "train.py").write_text("")
+    dockerfile = tmp_path / "Dockerfile"
+    with LocalRegistry(tmp_path / "storage", read_only=False) as registry:
+        base = push(registry, "team/base", said)
+        plain = push(registry, "team/plain", {"Env": ["A=b"]})
+        dockerfile.write_text(
+            f"ARG BASE={base}\nFROM {plain} AS first\nRUN true\nFROM $BASE\nCOPY train.py .\nRUN pwd\n"
+        )
+        asked = harness(tmp_path, "convert", "Dockerfile")
+    assert asked.returncode == 0, asked.stderr
+    words = "user app, working directory /workspace, shell /bin/bash -c, ONBUILD RUN fired"
+    assert asked.stderr == f"note: Dockerfile: base {base} says: {words}; the definition is written for that\n"
+    assert "/train.py /workspace /workspace\n" in asked.stdout
+    assert "run_as app /bin/bash -c fired" in asked.stdout
+
+    offline = harness(tmp_path, "convert", "Dockerfile")
+    assert offline.returncode == 0
+    [line] = offline.stderr.splitlines()
+    assert f"note: Dockerfile: base {base} not looked at" in line
+    assert "user root, working directory /, shell /bin/sh -c, no ONBUILD" in line
+    assert "--base-config FILE" in line
+    assert "/train.py / /\n" in offline.stdout
+
+    (tmp_path / "said.json").write_text(json.dumps({"architecture": "any", "config": said}))
+    for option in ("said.json", f"{base}=said.json"):
+        given = harness(tmp_path, "convert", "Dockerfile", "--base-config", option)
+        assert (given.returncode, given.stderr, given.stdout) == (0, "", asked.stdout)
+    other = harness(tmp_path, "convert", "Dockerfile", "--base-config", "other/image=said.json")
+    assert other.returncode == 2
+    assert "is for no base: docker.io/other/image:latest" in other.stderr
+    dockerfile.write_text(dockerfile.read_text() + "COPY --from=first /etc/passwd /p\n")
+    several = harness(tmp_path, "convert", "Dockerfile", "--base-config", "said.json")
+    assert several.returncode == 2
+    assert "--base-config IMAGE=FILE" in several.stderr

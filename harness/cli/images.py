@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from harness.cli.base_lookup import BaseLookup
 from harness.cli.console import print_table
 from harness.cli.generated import write_or_check
 from harness.cli.options import SiteOption
@@ -19,10 +20,11 @@ from harness.definition.dockerfile import read_dockerfile
 from harness.definition.metadata import HEALTH_LABEL
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
-from harness.fidelity.verify import verify_dockerfile
+from harness.errors import UserError
+from harness.fidelity.verify import verify_definition
 from harness.project import Project, image_name
 from harness.run.campaign import project_catalog
-from harness.site import DEFAULT_SITE
+from harness.site import DEFAULT_SITE, load_site
 from harness.tutorial import load_tutorial, tutorial_ids
 
 
@@ -83,21 +85,39 @@ def convert(
             "--healthcheck-as-test", help="HEALTHCHECK becomes %test too: for a check that needs no running service."
         ),
     ] = False,
+    base_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--base-config",
+            metavar="[IMAGE=]FILE",
+            help="What a base says, as `skopeo inspect --config` prints it; default: its registry is asked.",
+        ),
+    ] = None,
+    site: SiteOption = DEFAULT_SITE,
 ) -> None:
     """Convert a Dockerfile to an Apptainer definition file; what a definition cannot express is refused.
 
     Examples: harness convert containers/pytorch/Dockerfile.cpu -o pytorch.def; harness convert --verify Dockerfile
     """
+
+    def note(text: str) -> None:
+        typer.echo(f"note: {dockerfile}: {text}", err=True)
+
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        what = "is a folder" if output.is_dir() else "its folder is not there"
+        raise UserError(f"--output: {what}", where=str(output), fix="name a file in a folder that is there")
     prefix = context if context is not None else str(dockerfile.parent)
-    found = Context.of(dockerfile.parent if context is None else Path(context), prefix, dockerfile=dockerfile)
+    folder = Path(prefix)
     instructions = read_dockerfile(dockerfile)
-    definition = convert_instructions(instructions, found, healthcheck_as_test=healthcheck_as_test)
+    found = Context.of(folder, prefix, dockerfile=dockerfile)
+    bases = BaseLookup.of(base_config or [], _registry_mirrors(site), note)
+    definition = convert_instructions(instructions, found, bases=bases, healthcheck_as_test=healthcheck_as_test)
+    bases.check()
     labels = dict(label for layer in definition.layers for label in layer.labels)
     if not healthcheck_as_test and labels.get(HEALTH_LABEL, "NONE") != "NONE":
-        said = "HEALTHCHECK is a label of the image; --healthcheck-as-test makes it the definition's %test as well"
-        typer.echo(f"note: {dockerfile}: {said}", err=True)
+        note("HEALTHCHECK is a label of the image; --healthcheck-as-test makes it the definition's %test as well")
     if verify:
-        verdict = verify_dockerfile(dockerfile, Path(os.environ.get("HARNESS_CACHE") or "cache"))
+        verdict = verify_definition(definition, dockerfile, folder, prefix, _cache_outside(folder))
         for line in verdict.details:
             typer.echo(line, err=True)
         typer.echo(f"{dockerfile}: {verdict.outcome}", err=True)
@@ -107,7 +127,30 @@ def convert(
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--output: {error.strerror}", where=str(output)) from error
+
+
+def _registry_mirrors(site: str) -> list[str]:
+    """The site's mirrors; a Dockerfile outside of a checkout has no site."""
+    try:
+        project = Project.find()
+    except UserError:
+        if site != DEFAULT_SITE:
+            raise
+        return []
+    return load_site(project, site).mirrors.registry
+
+
+def _cache_outside(context: Path) -> Path:
+    """The cache to build with; where the usual one would be in the build context, and be copied, the user's own."""
+    given = os.environ.get("HARNESS_CACHE")
+    cache = Path(given or "cache")
+    if given or not cache.resolve().is_relative_to(context.resolve()):
+        return cache
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutorial-harness"
 
 
 def defs(

@@ -58,7 +58,8 @@ class Context:
         return cls(prefix, root, IgnoreRules.of(root, dockerfile), keeps_modes)
 
     def find(self, source: str, *, where: str) -> list[str]:
-        """Paths in the context, relative to it, that a COPY's source means; ``.`` is the context itself.
+        """Paths in the context, relative to it, that a COPY's source means; ``.`` is the context itself. A pattern may
+        fit nothing, as with Docker.
 
         Raises:
             SpecError: there is none, it lies outside, or it cannot be known here.
@@ -77,7 +78,7 @@ class Context:
             return [clean]
         found = self._glob(clean) if has_wildcard else [clean]
         found = [p for p in found if p == "." or (self._exists(p) and self._is_wanted(p))]
-        if not found:
+        if not found and not has_wildcard:
             raise SpecError(
                 f"COPY: '{source}' is not in the context '{self.prefix}', or ignored by .dockerignore",
                 where=where,
@@ -169,6 +170,15 @@ class _Stager:
         assert self.context.root is not None
         full = self.context.root / path
         mode = full.lstat().st_mode
+        try:
+            (path + (str(full.readlink()) if stat.S_ISLNK(mode) else "")).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode(errors="replace")
+            raise SpecError(
+                f"COPY: a name in the context is not UTF-8: {shown}",
+                where=self.where,
+                fix="rename the file, or add its folder to .dockerignore",
+            ) from error
         if stat.S_ISLNK(mode):
             self._run(f"ln -s {quote(str(full.readlink()))} {quote(target)}", target)
         elif stat.S_ISREG(mode):

@@ -8,7 +8,8 @@ express is refused with file, line, reason and what to write instead; nothing is
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 
 from harness.definition import metadata, start
 from harness.definition.context import Context
@@ -17,11 +18,11 @@ from harness.definition.dockerfile import Instruction, parse_dockerfile
 from harness.definition.health import health_test
 from harness.definition.model import BuildStage, Definition
 from harness.definition.run import run, shell
-from harness.definition.shell import STAGING, quote, quote_path
+from harness.definition.shell import STAGING, quote
 from harness.definition.stages import StageSources, WrittenStage, check_platform
 from harness.definition.state import ROOT_USERS, BaseConfig, Handler, StageState
-from harness.definition.variables import arg, env, global_arg, platform_arguments, use_in_from
-from harness.definition.words import Scope, Value, expand, literal, plain_text
+from harness.definition.variables import arg, env, global_arg, need, platform_arguments
+from harness.definition.words import Assumption, Scope, Value, expand, literal, plain_text
 from harness.errors import SpecError
 
 __all__ = ["STAGING", "BaseConfig", "convert"]
@@ -33,7 +34,7 @@ def convert(
     instructions: list[Instruction],
     context: Context | str,
     *,
-    bases: Mapping[str, BaseConfig] | None = None,
+    bases: BaseLookup | None = None,
     target: str | None = None,
     healthcheck_as_test: bool = False,
 ) -> Definition:
@@ -43,8 +44,8 @@ def convert(
         instructions: as :func:`harness.definition.dockerfile.parse_dockerfile` gives them.
         context: the build context; a path stands for one that cannot be looked into, relative to the folder
             ``apptainer build`` will run in.
-        bases: what is known of base images, by their reference with all defaults filled in. Of another base it is
-            taken for granted that it says nothing of user, working directory, shell and triggers.
+        bases: what a base image says, by its reference with all defaults filled in; None: it is not known, and taken
+            for granted that the base says nothing of user, working directory, shell and triggers.
         target: the stage to build; None: the last.
         healthcheck_as_test: HEALTHCHECK becomes %test as well, which runs at the end of the build: for checks that need
             no running service. It is a label in either case.
@@ -54,11 +55,11 @@ def convert(
     """
     if isinstance(context, str):
         context = Context(context)
-    return _Conversion(instructions, context, bases or {}).definition(target, healthcheck_as_test)
+    return _Conversion(instructions, context, bases).definition(target, healthcheck_as_test)
 
 
 class _Conversion:
-    def __init__(self, instructions: list[Instruction], context: Context, bases: Mapping[str, BaseConfig]) -> None:
+    def __init__(self, instructions: list[Instruction], context: Context, bases: BaseLookup | None) -> None:
         self.context = context
         self.bases = bases
         self.global_scope = Scope({n: literal(v) for n, v in platform_arguments().items()})
@@ -116,7 +117,10 @@ class _Conversion:
     def _split(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             if instruction.name == "FROM":
-                self.written.append(WrittenStage.of(len(self.written), instruction))
+                stage = WrittenStage.of(len(self.written), instruction)
+                if any(stage.label == earlier.label for earlier in self.written):
+                    stage.label = f"stage-{stage.index}"
+                self.written.append(stage)
             elif self.written:
                 self.written[-1].body.append(instruction)
             elif instruction.name == "ARG":
@@ -148,23 +152,52 @@ class _Conversion:
         automatic = platform_arguments()
         names = {f"${n}" for n in automatic} | {f"${{{n}}}" for n in automatic if n.endswith("PLATFORM")}
         check_platform(instruction.flags, instruction, {automatic["TARGETPLATFORM"], *names})
-        parent = self.sources.index_of(_text(value), written.index) if not _text(value).isdigit() else None
+        default = "".join(self.global_arguments[p.text] if p.kind == "argument" else p.text for p in value)
+        parent = self.sources.index_of(default, written.index) if not default.isdigit() else None
         if parent is not None:
             earlier = self._convert(parent)
             # A definition cannot start from an earlier stage: its commands run again.
-            return earlier.child(written.label), self._triggers(earlier.onbuild, instruction)
+            child = earlier.child(written.label)
+            if any(part.kind == "argument" for part in value):
+                need(value, child, self.global_arguments, instruction)
+                must = f"must stay as it is: it chooses the stage {default}"
+                child.scope.assumed.add(Assumption(value, quote(default.lower()), True, must))
+            return child, self._triggers(earlier.onbuild, instruction)
         reference = plain_text(value, where=instruction.where, what="FROM")
         if reference == "scratch":
             raise instruction.refuse("scratch has no shell to build with", "start from a real base image")
         if not reference:
             raise instruction.refuse("the base's name is empty", "give the argument a default")
         state = StageState(written.label, reference, self.context, numbers=self.numbers)
-        use_in_from(value, state.arguments, self.global_arguments)
-        default = "".join(self.global_arguments[p.text] if p.kind == "argument" else p.text for p in value)
-        base = self.bases.get(default, BaseConfig())
+        state.scope.assumed |= self.global_scope.assumed
+        need(value, state, self.global_arguments, instruction)
+        for stage in self._stages_meant(value, written):
+            must = f"must not choose the stage {stage}"
+            state.scope.assumed.add(Assumption(value, quote(stage), False, must))
+        base = (self.bases and self.bases(default)) or BaseConfig()
         state.user = "" if base.user in ROOT_USERS else base.user
         state.workdir, state.shell = base.workdir or "/", base.shell
         return state, self._triggers(base.onbuild, instruction)
+
+    def _stages_meant(self, value: Value, written: WrittenStage) -> list[str]:
+        """Stages above that a FROM would mean with other build arguments: a definition would take an image of that
+        name, whoever's it is.
+
+        Raises:
+            SpecError: it means nothing else, for its argument has no default.
+        """
+        if all(part.kind == "text" for part in value):
+            return []
+        pattern = "".join(re.escape(part.text.lower()) if part.kind == "text" else ".*" for part in value)
+        names = dict.fromkeys(w.name for w in self.written[: written.index] if w.name)
+        meant = [name for name in names if re.fullmatch(pattern, name)]
+        has_text = any(part.kind == "text" for part in value)
+        if meant and has_text and not all(self.global_arguments[p.text] for p in value if p.kind == "argument"):
+            raise written.origin.refuse(
+                f"'{written.reference}' chooses a stage ({', '.join(meant)}) by an argument without a default",
+                "give the argument a default: a definition has the stage of that",
+            )
+        return meant
 
     def _triggers(self, texts: list[str] | tuple[str, ...], instruction: Instruction) -> list[Instruction]:
         triggers = []
@@ -178,11 +211,7 @@ class _Conversion:
 
     def _workdir(self, state: StageState, instruction: Instruction) -> None:
         state.workdir = state.path(state.text(instruction.values[0], instruction))
-        path = quote_path(state.workdir)
-        if state.user:
-            state.commands.append(f'folder {path} "$(user_owner {quote(state.user)})"')
-        else:
-            state.commands.append(f"mkdir -p {path}")
+        state.commands.append(state.make_workdir())
 
     def _bound(self, state: StageState, origin: str | None, source: str, instruction: Instruction) -> str:
         """Stage what a bind mount shows, and return the shell word for it."""
@@ -197,10 +226,6 @@ class _Conversion:
         state.files += staged.files
         state.commands += staged.commands
         return quote(posixpath.normpath(staged.path))
-
-
-def _text(value: Value) -> str:
-    return "".join(part.text for part in value) if all(part.kind == "text" for part in value) else ""
 
 
 def _without(scope: Scope, names: set[str]) -> Scope:

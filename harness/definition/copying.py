@@ -7,14 +7,16 @@ import gzip
 import lzma
 import posixpath
 import re
+import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from harness.definition.context import Staged
 from harness.definition.dockerfile import Instruction
-from harness.definition.shell import STAGING, quote, quote_path
+from harness.definition.shell import ARGUMENT, STAGING, quote, quote_path
 from harness.definition.stages import StageSources
 from harness.definition.state import StageState
 from harness.definition.words import Scope, Value, expand, shell_word
@@ -52,6 +54,8 @@ def copy(state: StageState, instruction: Instruction, sources_of: StageSources) 
             place.sent(sources_of.send(state, flags["from"], [state.text(source, instruction)], instruction))
         elif instruction.name == "ADD" and _is_remote(source):
             place.remote(state.text(source, instruction))
+        elif "checksum" in flags:
+            raise instruction.refuse("--checksum is for an address only, as Docker says too", "remove the flag")
         else:
             found = state.context.find(state.text(source, instruction), where=instruction.where)
             if len(found) > 1 and not into_folder:
@@ -117,6 +121,7 @@ class _Place:
             mark = len(self.state.commands)
             self._move('"$(received "$sent")"')
             moves = self.state.commands[mark:]
+            moves.insert(0, '[ -e "$sent" ] || continue')
             self.state.commands[mark:] = [f"for sent in {word}; do\n    " + "\n    ".join(moves) + "\ndone"]
 
     def heredoc(self, name: str, content: str, *, strips: bool, expands: bool) -> None:
@@ -137,7 +142,7 @@ class _Place:
     def remote(self, address: str) -> None:
         if not address.startswith(("http://", "https://")) or urlsplit(address).path.endswith(".git"):
             raise self.instruction.refuse("a git repository cannot be added", "RUN git clone, or COPY a checkout")
-        name = posixpath.basename(urlsplit(address).path)
+        name = posixpath.basename(unquote(urlsplit(address).path))
         if self.into_folder and not name:
             raise self.instruction.refuse("the address ends without a file name", "name the target file")
         staged = quote_path(f"{STAGING}/{next(self.state.numbers)}/{name or 'file'}")
@@ -151,6 +156,8 @@ class _Place:
 
     def _move(self, staged: str) -> None:
         target, folder = quote_path(self.target), quote_path(self.folder)
+        if not self.into_folder and ARGUMENT.search(posixpath.basename(self.target)):
+            folder = f'"$(dirname {target})"'
         owner = mode = "''"
         if "chmod" in self.flags:
             mode = quote_path(self.state.text(self.flags["chmod"], self.instruction))
@@ -190,11 +197,15 @@ def packing_of(path: Path) -> str | None:
         try:
             with opener(path) as unpacked:
                 head = unpacked.read(512)
-        except (OSError, EOFError, lzma.LZMAError):
+        except (OSError, EOFError, lzma.LZMAError, zlib.error):
             return None
     elif program == "zstd":  # this Python cannot look into it, and nobody adds a single file so
         return program
-    return program if head[257:262] == b"ustar" else None
+    try:  # old archives have no magic, only a sum over the first header
+        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+    except tarfile.HeaderError:
+        return None
+    return program
 
 
 def _expanded(content: str, scope: Scope, instruction: Instruction) -> Value:

@@ -101,12 +101,16 @@ def read_dockerfile(path: Path, display_name: str | None = None) -> list[Instruc
     """As :func:`parse_dockerfile`, from a file.
 
     Raises:
-        SpecError: also when the file is missing or not UTF-8.
+        SpecError: also when the file cannot be read or is not UTF-8.
     """
     name = display_name or str(path)
     try:
         return parse_dockerfile(path.read_text(encoding="utf-8"), name)
     except FileNotFoundError:
         raise SpecError("no such file", where=name) from None
+    except IsADirectoryError:
+        raise SpecError("is a folder", where=name, fix=f"name the file: {path / 'Dockerfile'}") from None
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", where=name) from error
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text at byte {error.start}", where=name) from error

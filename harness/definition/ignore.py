@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import SpecError
+
 
 @dataclass(frozen=True)
 class IgnoreRules:
@@ -30,13 +32,22 @@ class IgnoreRules:
 
     @classmethod
     def of(cls, context: Path, dockerfile: Path | None) -> IgnoreRules:
-        """The rules that Docker uses: ``NAME.dockerignore`` beside the Dockerfile wins over the context's own."""
+        """The rules that Docker uses: ``NAME.dockerignore`` beside the Dockerfile wins over the context's own.
+
+        Raises:
+            SpecError: the file cannot be read, or is not UTF-8.
+        """
         candidates = [context / ".dockerignore"]
         if dockerfile is not None:
             candidates.insert(0, dockerfile.with_name(dockerfile.name + ".dockerignore"))
         for candidate in candidates:
             if candidate.is_file():
-                return cls.parse(candidate.read_text(encoding="utf-8"))
+                try:
+                    return cls.parse(candidate.read_text(encoding="utf-8"))
+                except UnicodeDecodeError as error:
+                    raise SpecError(f"not UTF-8 text at byte {error.start}", where=str(candidate)) from error
+                except OSError as error:
+                    raise SpecError(f"cannot be read: {error.strerror}", where=str(candidate)) from error
         return cls()
 
     def leaving_out(self, folder: str, patterns: list[str]) -> IgnoreRules:

@@ -11,6 +11,9 @@ from harness.definition.state import DEFAULT_SHELL, ROOT_USERS, StageState
 
 # A RUN with one of these could tell the shell of %post, which traces its commands, from a shell of its own.
 _TELLTALE = re.compile(r"&>|>&|\b2>|\$[-@*#0]|\$\{[-@*#0]|\$\$|\bcaller\b|\bset -o\b|\$SHLVL|\bBASH")
+# Words and whole quoted texts: a line of these alone ends outside of quotes.
+_CLOSED = re.compile(r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*""")
+_COMMENT = re.compile(r"(?:^|[\s;&|()<>`])#")
 
 
 def shell(state: StageState, instruction: Instruction) -> None:
@@ -23,6 +26,8 @@ def shell(state: StageState, instruction: Instruction) -> None:
 def run(state: StageState, instruction: Instruction, stage: Stage) -> None:
     """RUN: a shell of its own, without -e, in WORKDIR, as USER, with its mounts."""
     mounted = mounts(state, instruction, stage)
+    if mounted.before and state.workdir != "/":  # before what is made for the mounts alone
+        state.commands.append(state.make_workdir())
     state.commands += mounted.before
     state.commands.append(_command(state, instruction))
     state.commands += mounted.after
@@ -35,18 +40,27 @@ def _command(state: StageState, instruction: Instruction) -> str:
         prefix = f"{keeps_home}run_as {quote(state.user)} "
     if instruction.is_json:
         if not prefix and not is_hostile("\n".join(instruction.values)):
-            return f"( set +e; {state.enter()}\nexec {join(instruction.values)}\n)"
-        return f"( {state.enter()}; {prefix}{join(instruction.values)} )"
+            return f"( {_plain_start(state)}\nexec {join(instruction.values)}\n)"
+        return f"( {_enter(state)}; {prefix}{join(instruction.values)} )"
     body = _body(instruction)
     if body.startswith("#!"):
         program = f"{STAGING}/run"
         script = f"mkdir -p {STAGING}\nprintf '%s\\n' {quote(body)} >{program}\nchmod 755 {program}"
-        return f"( {state.enter()}\n{script}\n{prefix}{program}\n)"
+        return f"( {_enter(state)}\n{script}\n{prefix}{program}\n)"
     is_plain = state.shell == DEFAULT_SHELL and not (is_hostile(body) or _TELLTALE.search(body) or uses_function(body))
     if is_plain and not prefix:
         # Docker gives each RUN its own shell, without -e, in the working directory.
-        return f"( set +e; {state.enter()}\n{body}\n)"
-    return f"( {state.enter()}; {prefix}{join(state.shell)} {quote(body)} )"
+        return f"( {_plain_start(state)}\n{body}\n)"
+    return f"( {_enter(state)}; {prefix}{join(state.shell)} {quote(body)} )"
+
+
+def _enter(state: StageState) -> str:
+    """Go to WORKDIR, which is made again where a RUN has removed it; where it cannot be, the build ends."""
+    return state.enter() if state.workdir == "/" else f"{state.make_workdir()}; {state.enter()}"
+
+
+def _plain_start(state: StageState) -> str:
+    return f"set +e; {state.enter()}" if state.workdir == "/" else f"{_enter(state)}; set +e"
 
 
 def _body(instruction: Instruction) -> str:
@@ -68,8 +82,12 @@ def _as_written(instruction: Instruction) -> str:
     if len(lines) < 2 or instruction.flags or instruction.escape != "\\":
         return joined
     lines[0] = re.sub(r"^\s*(?:ONBUILD\s+)?RUN\s+", "", lines[0], flags=re.IGNORECASE)
-    # Inside single quotes a shell keeps backslash and line break, which Docker removes.
-    if any(line.count("'") % 2 for line in lines) or not all(line.endswith("\\") for line in lines[:-1]):
+    if not all(line.endswith("\\") for line in lines[:-1]):
+        return joined
+    # Docker takes every continuation away. A shell does not inside single quotes, and ends a comment there.
+    before = [line.removesuffix("\\") for line in lines[:-1]]
+    may_be_quoted = "'" in joined and not all(line.count("'") % 2 == 0 and _CLOSED.fullmatch(line) for line in before)
+    if may_be_quoted or any(map(_COMMENT.search, before)):
         return joined
     rejoined = "".join(line.removesuffix("\\") for line in lines)
     return "\n".join(lines) if rejoined.split() == joined.split() else joined

@@ -18,6 +18,9 @@ OUTGOING = "/.harness-out"
 BASE_RUNSCRIPT = "/.singularity.d/runscript.base"
 
 _HOSTILE = re.compile(r"^\s*(?:%\w|bootstrap\s*:)|\{\{", re.MULTILINE | re.IGNORECASE)
+# A build argument in a text that is no shell's, and in a shell's.
+ARGUMENT = re.compile(r"\{\{ (\w+) \}\}")
+_USED_ARGUMENT = re.compile(r"\$\{argument_(\w+)\}")
 _LINE_TOKEN = re.compile(r"^(\s*)(?=%\w|bootstrap\s*:)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -42,10 +45,38 @@ def quote(text: str) -> str:
 
 
 def quote_path(text: str) -> str:
-    """One shell word for a text in which ``{{ NAME }}`` stays a build argument."""
-    if re.fullmatch(r"[\w@%+=:,./-]+", text, re.ASCII):
-        return text
-    return "'" + text.replace("'", "'\\''") + "'"
+    """One shell word for a text in which ``{{ NAME }}`` is a build argument, whatever characters its value has."""
+    pieces = ARGUMENT.split(text)
+    words = [f'"${{{argument_variable(p)}}}"' if n % 2 else quote(p) for n, p in enumerate(pieces) if p]
+    return "".join(words) or "''"
+
+
+def argument_variable(name: str) -> str:
+    """The shell variable of %post that holds the build argument ``name``."""
+    return f"argument_{name}"
+
+
+def read_argument(name: str) -> str:
+    """The command that sets it. Apptainer puts the value into the text of the definition before anything reads that:
+    in a quoted here-document a shell takes it as it is, and behind a first character no parser takes it for its own.
+    """
+    variable = argument_variable(name)
+    end = f"end-of-{variable}"
+    return f"{variable}=$(cat <<'{end}'\n={{{{ {name} }}}}\n{end}\n)\n{variable}=${{{variable}#=}}"
+
+
+def keep_argument(name: str) -> str:
+    """The command that keeps it for the finished image. Apptainer's own shell, which reads that, knows no \\' outside
+    of quotes, so the value stands in double ones.
+    """
+    variable = argument_variable(name)
+    escaped = f"""$(printf %s "${variable}" | sed 's/["$`\\\\]/\\\\&/g')"""
+    return f"""printf '{variable}="%s"\\n' "{escaped}" >>{BASE_ENVIRONMENT}"""
+
+
+def read_arguments(text: str) -> set[str]:
+    """Names of the build arguments whose shell variables ``text`` uses."""
+    return set(_USED_ARGUMENT.findall(text))
 
 
 def join(words: Iterable[str]) -> str:
@@ -149,7 +180,11 @@ send() ( # number, sources: packs what another stage copies from this one
     mkdir -p "$out"
     for named in "$@"; do
         source=$(readlink -f "$named")
-        [ -e "$source" ] || { echo "COPY --from: a source is not there" >&2; exit 1; }
+        if [ ! -e "$source" ]; then
+            case $named in *[*?[]*) continue ;; esac # a pattern may fit nothing
+            echo "COPY --from: $named is not there" >&2
+            exit 1
+        fi
         number=$((number + 1))
         if [ -d "$source" ]; then
             tar -cf "$out/$number.folder" --numeric-owner --exclude=./proc --exclude=./sys --exclude=./dev \\
@@ -167,6 +202,7 @@ send() ( # number, sources: packs what another stage copies from this one
     "receive": """\
 receive() ( # number: unpacks what the other stage sent, owners kept
     for sent in "$1"/*.*; do
+        [ -e "$sent" ] || continue
         mkdir -p "${sent%.*}"
         tar -xpf "$sent" --numeric-owner -C "${sent%.*}"
     done

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from harness.definition.dockerfile import Instruction
 from harness.definition.model import BuildStage, CopiedFile
-from harness.definition.shell import OUTGOING, STAGING, quote_path
+from harness.definition.shell import ARGUMENT, OUTGOING, STAGING, quote_path
 from harness.definition.state import StageState
 from harness.definition.words import expand, plain_text
 from harness.errors import SpecError
+
+_OWN_LABEL = re.compile(r"(?:stage|image)-\d+")
 
 
 @dataclass
@@ -23,6 +25,7 @@ class WrittenStage:
         index: its number.
         name: after AS, lower case.
         reference: what follows FROM, not expanded.
+        label: its name in the definition, where each has another.
     """
 
     index: int
@@ -30,21 +33,19 @@ class WrittenStage:
     name: str | None
     reference: str
     body: list[Instruction] = field(default_factory=list)
+    label: str = ""
 
     @classmethod
     def of(cls, index: int, instruction: Instruction) -> WrittenStage:
         """Read a FROM line."""
         words = instruction.values
         if len(words) == 1:
-            return cls(index, instruction, None, words[0])
+            return cls(index, instruction, None, words[0], label=f"stage-{index}")
         if len(words) == 3 and words[1].lower() == "as":
-            return cls(index, instruction, words[2].lower(), words[0])
+            name = words[2].lower()
+            is_ours = _OWN_LABEL.fullmatch(name)
+            return cls(index, instruction, name, words[0], label=f"stage-{index}" if is_ours else name)
         raise instruction.refuse("it must be FROM image, or FROM image AS name", "write it so")
-
-    @property
-    def label(self) -> str:
-        """Its name in the definition."""
-        return self.name or f"stage-{self.index}"
 
 
 @dataclass
@@ -76,12 +77,18 @@ class StageSources:
         """
         own = next(w.index for w in self.written if w.label == state.name)
         index = self.index_of(origin, own)
+        if any(later.name == origin.lower() for later in self.written[own:]):  # Docker takes the last of a name
+            index = None
         number = next(state.numbers)
         here = f"{STAGING}/{number}"
         if index is None:
             return self._from_image(state, origin, sources, here, instruction)
         other = self.convert(index)
         words = " ".join(_pattern_word(posixpath.join("/", s)) for s in sources)
+        for name in ARGUMENT.findall("\n".join(sources)):
+            default = state.arguments[name]
+            if other.arguments.setdefault(name, default) != default:
+                raise instruction.refuse(f"'{name}' has another default in stage {origin}", "give both the same")
         other.sends.append(f"send {number} {words}")
         state.files.append(CopiedFile(f"{OUTGOING}/{number}", here, other.name))
         state.commands.append(f"receive {here}")
@@ -116,7 +123,7 @@ def _pattern_word(path: str) -> str:
     """A shell word in which only ``*``, ``?`` and ``[…]`` are special."""
     if not re.search(r"[*?\[]", path):
         return quote_path(path)
-    return "".join(c if c in "*?[]-" else quote_path(c) for c in path)
+    return "".join(p if p in "*?[]-" else quote_path(p) for p in re.findall(r"\{\{ \w+ \}\}|.", path, re.DOTALL))
 
 
 def check_platform(flags: tuple[str, ...], instruction: Instruction, supported: set[str]) -> None:

@@ -28,7 +28,7 @@ def entrypoint(state: StageState, instruction: Instruction) -> None:
 
 def runscript(state: StageState) -> str | None:
     """Docker's start rule: arguments replace CMD and follow ENTRYPOINT; None: as the base does."""
-    lines = [] if state.workdir == "/" else [state.enter()]
+    lines = [] if state.workdir == "/" else [state.enter_later()]
     if state.cmd is not None:
         if not state.cmd.values and state.entrypoint is None:
             raise state.cmd.refuse(

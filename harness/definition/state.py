@@ -5,14 +5,24 @@ from __future__ import annotations
 import copy
 import itertools
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from harness.definition.context import Context
 from harness.definition.dockerfile import Instruction
 from harness.definition.model import CopiedFile, Layer
-from harness.definition.shell import quote_path
-from harness.definition.words import Scope, Value, change, expand, plain_text, saved_name, shell_word
+from harness.definition.shell import (
+    ARGUMENT,
+    BASE_ENVIRONMENT,
+    keep_argument,
+    quote,
+    quote_path,
+    read_argument,
+    read_arguments,
+)
+from harness.definition.words import Assumption, Part, Scope, Value, change, expand, plain_text, saved_name, shell_word
+from harness.errors import SpecError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 ROOT_USERS = frozenset({"", "root", "0", "root:root", "0:0", "root:0", "0:root"})
@@ -26,6 +36,31 @@ class BaseConfig:
     workdir: str = "/"
     shell: tuple[str, ...] = DEFAULT_SHELL
     onbuild: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, where: str) -> BaseConfig:
+        """From the ``config`` of an image's configuration, by Docker's names.
+
+        Raises:
+            SpecError: it is not of that form.
+        """
+        words: dict[str, tuple[str, ...]] = {}
+        for name in ("Shell", "OnBuild"):
+            value = config.get(name) or []
+            if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+                raise SpecError(f"'{name}' is no list of texts", where=where)
+            words[name] = tuple(value)
+        for name in ("User", "WorkingDir"):
+            if not isinstance(config.get(name) or "", str):
+                raise SpecError(f"'{name}' is no text", where=where)
+        user = config.get("User") or ""
+        workdir = posixpath.normpath(posixpath.join("/", config.get("WorkingDir") or "/"))
+        return cls("" if user in ROOT_USERS else user, workdir, words["Shell"] or DEFAULT_SHELL, words["OnBuild"])
+
+    def in_words(self) -> str:
+        """For people."""
+        triggers = f"ONBUILD {'; '.join(self.onbuild)}" if self.onbuild else "no ONBUILD"
+        return f"user {self.user or 'root'}, working directory {self.workdir}, shell {' '.join(self.shell)}, {triggers}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +141,16 @@ class StageState:
         return plain_text(self.value(word, instruction), where=instruction.where, what=instruction.name)
 
     def path(self, text: str) -> str:
-        """A path against WORKDIR."""
+        """A path against WORKDIR; where an argument stands first, its default says whether the path is absolute."""
+        if first := ARGUMENT.match(text):
+            default = self.arguments.get(first[1], "")
+            pattern, must = ("''", "must stay empty")
+            if default:
+                is_absolute = default.startswith("/")
+                pattern, must = ("/*", "must start with /") if is_absolute else ("[!/]*", "must be a relative path")
+            self.scope.assumed.add(Assumption((Part("argument", first[1], default=default),), pattern, True, must))
+            if default.startswith("/"):
+                return posixpath.normpath(text)
         return posixpath.normpath(posixpath.join(self.workdir, text))
 
     def keep_base_values(self, value: Value) -> Value:
@@ -118,6 +162,15 @@ class StageState:
         """The command that goes to WORKDIR."""
         return f"cd {quote_path(self.workdir)}"
 
+    def enter_later(self) -> str:
+        """As :meth:`enter`, for a script of the finished image, which has no build arguments."""
+        return f". {BASE_ENVIRONMENT}\n{self.enter()}" if ARGUMENT.search(self.workdir) else self.enter()
+
+    def make_workdir(self) -> str:
+        """The command that makes what is missing of WORKDIR, as whom Docker makes it."""
+        path = quote_path(self.workdir)
+        return f'folder {path} "$(user_owner {quote(self.user)})"' if self.user else f"mkdir -p {path}"
+
     def end_step(self, instruction: Instruction) -> None:
         """Note what an instruction added."""
         text = " ".join((instruction.original or " ".join(instruction.lines)).split())
@@ -128,13 +181,13 @@ class StageState:
         saved = sorted(self.saved)
         first = [f'if [ -n "${{{n}+set}}" ]; then {saved_name(n)}=${n}; keep {saved_name(n)} "${n}"; fi' for n in saved]
         said_again = tuple(f'if [ -n "${{{n}+set}}" ]; then {saved_name(n)}=${n}; fi' for n in saved)
-        guards = [
-            f'[ {"-n" if is_set else "-z"} "{{{{ {name} }}}}" ] || {{ echo "build argument {name} must '
-            f'{"not be" if is_set else "stay"} empty: the definition was written for that" >&2; exit 1; }}'
-            for name, is_set in sorted(self.scope.assumed.items())
-            if name in self.arguments
-        ]
-        layers = [Layer(commands=(*first, *guards), variables=said_again)]
+        guards = sorted(a.command() for a in self.scope.assumed if self.arguments.keys() >= set(a.arguments))
+        environment = "".join(map(shell_word, self.environment.values()))
+        later = environment + quote_path(self.workdir)  # what the finished image uses
+        used = read_arguments("\n".join([*guards, *self.commands, *self.sends, later]))
+        read = tuple(read_argument(name) for name in self.arguments if name in used)
+        kept = [keep_argument(name) for name in sorted(read_arguments(later))]
+        layers = [Layer(commands=(*read, *kept, *first, *guards), variables=(*read, *said_again))]
         command = file = 0
         for step in self.steps:
             layers.append(

@@ -7,7 +7,7 @@ import re
 
 from harness.definition.dockerfile import Instruction
 from harness.definition.state import StageState
-from harness.definition.words import Part, Scope, Value, expand
+from harness.definition.words import Part, Scope, Value, expand, shell_word
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # Docker sets these itself where they are declared.
@@ -44,7 +44,7 @@ def arg(state: StageState, instruction: Instruction, global_scope: Scope, global
             value = _declared(name, state.value(default, instruction), state.arguments, instruction)
         elif name in global_scope.values:
             value = global_scope.values[name]
-            _need(value, state, global_arguments, instruction)
+            need(value, state, global_arguments, instruction)
         elif name in automatic:
             value = _declared(name, (Part("text", automatic[name]),), state.arguments, instruction)
         elif name in _PROXIES:
@@ -55,7 +55,7 @@ def arg(state: StageState, instruction: Instruction, global_scope: Scope, global
         state.scope.values[name] = value
         if value == (Part("argument", name),):
             # No default: Docker leaves it unset.
-            state.set_variable(f'[ -z "{{{{ {name} }}}}" ] || export {name}="{{{{ {name} }}}}"')
+            state.set_variable(f"[ -z {shell_word(value)} ] || export {name}={shell_word(value)}")
         else:
             state.export(name, value)
 
@@ -74,14 +74,8 @@ def env(state: StageState, instruction: Instruction) -> None:
         state.export(name, value)
 
 
-def use_in_from(value: Value, state_arguments: dict[str, str], global_arguments: dict[str, str]) -> None:
-    """Make the global arguments that a FROM refers to arguments of its stage."""
-    for part in value:
-        if part.kind == "argument":
-            state_arguments[part.text] = global_arguments[part.text]
-
-
-def _need(value: Value, state: StageState, global_arguments: dict[str, str], instruction: Instruction) -> None:
+def need(value: Value, state: StageState, global_arguments: dict[str, str], instruction: Instruction) -> None:
+    """Make the global arguments that a value refers to arguments of the stage."""
     for part in value:
         if part.kind == "argument":
             _set_default(part.text, global_arguments[part.text], state.arguments, instruction)

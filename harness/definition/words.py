@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from harness.definition.shell import break_tokens
+from harness.definition.shell import argument_variable, break_tokens, quote
 from harness.errors import SpecError
 
 
@@ -37,21 +37,52 @@ class Part:
 Value = tuple[Part, ...]
 
 
+@dataclass(frozen=True)
+class Assumption:
+    """What was decided while converting because a build argument has its default; another value must not undo it.
+
+    Attributes:
+        subject: what is looked at when the image is built.
+        pattern: of a shell's ``case``.
+        holds: whether the subject must match it, or must not.
+        must: for people, after the arguments' names.
+    """
+
+    subject: Value
+    pattern: str
+    holds: bool
+    must: str
+
+    @property
+    def arguments(self) -> list[str]:
+        """Names of the arguments that it is about."""
+        return sorted({part.text for part in self.subject if part.kind == "argument"})
+
+    def command(self) -> str:
+        """Shell that ends the build where it is not so."""
+        text = f"build argument {', '.join(self.arguments)} {self.must}: the definition was written for that"
+        fails = f"echo {quote(text)} >&2; exit 1"
+        cases = f"{self.pattern}) ;; *) {fails}" if self.holds else f"{self.pattern}) {fails}"
+        return f"case {shell_word(self.subject)} in {cases} ;; esac"
+
+
 @dataclass
 class Scope:
     """What names mean at one place of a Dockerfile.
 
     Attributes:
         values: what is known; another name refers to the base image's environment.
-        assumed: build arguments whose being set (True) or empty (False) decided something while converting.
+        assumed: what was decided so far because of build arguments' defaults.
     """
 
     values: dict[str, Value] = field(default_factory=dict)
-    assumed: dict[str, bool] = field(default_factory=dict)
+    assumed: set[Assumption] = field(default_factory=set)
 
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _OPERATOR = re.compile(r":[-+]|[-+]")
+# ${NAME%pattern} and its like, with a plain pattern.
+_CUT = re.compile(r"""(?:(##?|%%?)([^}\\'"$[]*)|(//?)([^/}\\'"$[]+)/([^}\\'"$]*))\}""")
 # A shell's own parameters, such as $1 and $$: Docker knows none of them, so they are empty.
 _SPECIAL = re.compile(r"[0-9]+|[@*#?$!-]")
 
@@ -131,6 +162,10 @@ class _Reader:
         if self.word[self.position : self.position + 1] == "}":
             self.position += 1
             return value
+        cut = _CUT.match(self.word, self.position)
+        if cut is not None and all(part.kind == "text" for part in value):
+            self.position = cut.end()
+            return literal(_cut("".join(part.text for part in value), cut))
         operator = _OPERATOR.match(self.word, self.position)
         if operator is None:
             raise self._unsupported()
@@ -146,7 +181,9 @@ class _Reader:
             is_set = True
         elif any(part.kind == "argument" for part in value):
             is_set = any(part.default for part in value)
-            self.scope.assumed |= {p.text: bool(p.default) for p in value if p.kind == "argument"}
+            for part in (p for p in value if p.kind == "argument"):
+                pattern, must = ("?*", "must not be empty") if part.default else ("''", "must stay empty")
+                self.scope.assumed.add(Assumption((part,), pattern, True, must))
         elif len(value) == 1 and not value[0].operator:
             return (replace(value[0], operator=operator, word=alternative),)
         elif value:
@@ -165,8 +202,27 @@ class _Reader:
         return SpecError(
             f"unsupported variable reference in '{self.word}'",
             where=self.where,
-            fix="use ${NAME}, ${NAME:-x} or ${NAME:+x}",
+            fix="use ${NAME}, ${NAME:-x} or ${NAME:+x}; ${NAME%x} and its like only of an ENV whose text is known",
         )
+
+
+def _cut(text: str, how: re.Match[str]) -> str:
+    """``text`` without the beginning or end that fits a pattern, or with what fits it replaced."""
+    operator, pattern = how[1] or how[3], how[2] if how[1] else how[4]
+    regex = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
+    if how[3]:
+        return re.sub(regex, lambda _: how[5], text, count=0 if operator == "//" else 1, flags=re.DOTALL)
+    lengths = range(len(text) + 1) if len(operator) == 1 else range(len(text), -1, -1)
+    for length in lengths:
+        part, rest = (text[:length], text[length:]) if operator[0] == "#" else _end(text, length)
+        if re.fullmatch(regex, part, re.DOTALL):
+            return rest
+    return text
+
+
+def _end(text: str, length: int) -> tuple[str, str]:
+    """The last ``length`` characters, and what is before them."""
+    return text[len(text) - length :], text[: len(text) - length]
 
 
 def _is_surely_set(value: Value) -> bool:
@@ -229,11 +285,9 @@ def _inner(value: Value, *, braced: bool) -> str:
     for part in value:
         if part.kind == "text":
             special = r'(["$`\\}])' if braced else r'(["$`\\])'
-            text = break_tokens(re.sub(special, r"\\\1", part.text), '""')
-            # A brace before an argument's own two would be read as part of them.
-            rendered.append(text + '""' if text.endswith("{") and part is not value[-1] else text)
+            rendered.append(break_tokens(re.sub(special, r"\\\1", part.text), '""'))
         elif part.kind == "argument":
-            rendered.append(f"{{{{ {part.text} }}}}")
+            rendered.append(f"${{{argument_variable(part.text)}}}")
         else:
             name = saved_name(part.text) if part.kind == "saved" else part.text
             rendered.append(f"${{{name}{part.operator}{_inner(part.word, braced=True)}}}")

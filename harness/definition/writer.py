@@ -108,8 +108,8 @@ def _section(name: str, lines: list[str]) -> str:
 
 
 def environment_lines(layers: Sequence[Layer]) -> list[str]:
-    """%environment. Docker froze each value when it was built: what the base says was kept then, the caller's is not
-    asked.
+    """%environment. Docker froze each value when it was built: what the base and the build arguments say was kept then,
+    the caller's is not asked.
     """
     environment = {name: value for layer in layers for name, value in layer.environment}
     kept = [f". {BASE_ENVIRONMENT}"] if any(map(_kept, environment.values())) else []
@@ -117,7 +117,7 @@ def environment_lines(layers: Sequence[Layer]) -> list[str]:
 
 
 def _kept(value: Value) -> bool:
-    return any(part.kind == "saved" or _kept(part.word) for part in value)
+    return any(part.kind in ("saved", "argument") or _kept(part.word) for part in value)
 
 
 def _post(layers: tuple[Layer, ...], first: Sequence[str], last: Sequence[str]) -> list[str]:

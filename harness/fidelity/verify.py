@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.definition.context import Context
 from harness.definition.convert import BaseConfig, convert
 from harness.definition.dockerfile import read_dockerfile
+from harness.definition.model import CopiedFile, Definition, Layer
 from harness.definition.writer import write_definition
-from harness.errors import CommandError, HarnessError, MissingToolError, SpecError
+from harness.errors import CommandError, HarnessError, MissingToolError, SpecError, UserError
 from harness.fidelity.behaviour import Behaviour, apptainer_behaviour, docker_behaviour
 from harness.fidelity.docker import Docker, docker_engine, streamed
 from harness.fidelity.tree import Entry, compare_trees, read_tree
@@ -100,10 +102,7 @@ class Lab:
 
     def base_config(self, reference: str) -> BaseConfig:
         """What an image that Docker has says of itself."""
-        config = self.docker.config(reference)
-        shell = tuple(config.get("Shell") or BaseConfig().shell)
-        onbuild = tuple(config.get("OnBuild") or ())
-        return BaseConfig(config.get("User") or "", config.get("WorkingDir") or "/", shell, onbuild)
+        return BaseConfig.of(self.docker.config(reference), where=reference)
 
     def versions(self) -> dict[str, str]:
         """What builds and is compared, by name."""
@@ -154,7 +153,8 @@ class Lab:
             path.chmod(0o1777)
         isolated = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", _ISOLATED, "sh"]
         prefix = self.engine.variable_prefix
-        environment = {f"{prefix}_TMPDIR": str(folder), f"{prefix}_CACHEDIR": str(self.work / "cache")}
+        # A cache of its own: Apptainer rewrites the index of a shared one in place, under the eyes of other builds.
+        environment = {f"{prefix}_TMPDIR": str(folder), f"{prefix}_CACHEDIR": str(folder / "cache")}
         return run_command(
             [*isolated, *map(str, private), str(self.engine.path), *arguments],
             cwd=cwd or self.work,  # one that is still there with another /tmp
@@ -221,7 +221,7 @@ def our_converter(lab: Lab) -> Converter:
     def converted(dockerfile: Path) -> str:
         context = Context.of(dockerfile.parent, ".", dockerfile=dockerfile)
         known = {name: lab.base_config(name) for name in _images(lab, dockerfile)}
-        return write_definition(convert(read_dockerfile(dockerfile, dockerfile.name), context, bases=known))
+        return write_definition(convert(read_dockerfile(dockerfile, dockerfile.name), context, bases=known.get))
 
     return converted
 
@@ -236,20 +236,49 @@ def definition_or_verdict(converter: Converter, dockerfile: Path) -> str | Verdi
         return Verdict("failed", (str(error),))
 
 
-def verify_dockerfile(dockerfile: Path, cache: Path) -> Verdict:
-    """Does our definition build what ``dockerfile``, in its folder, builds?
+def verify_definition(definition: Definition, dockerfile: Path, context: Path, prefix: str, cache: Path) -> Verdict:
+    """Does ``definition`` build what ``dockerfile`` builds?
+
+    Args:
+        context: the folder with the build context; what is built sees a copy of it.
+        prefix: the context's path in the definition.
 
     Raises:
-        MissingToolError, HarnessError: as :func:`open_lab`. CommandError: Docker cannot build the Dockerfile.
+        UserError: the context is no folder, or holds the cache. MissingToolError, HarnessError: as :func:`open_lab`.
+        CommandError: Docker cannot build the Dockerfile.
     """
+    if not context.is_dir():
+        raise UserError("the build context is no folder, so nothing can be built", where=str(context))
+    if cache.resolve().is_relative_to(context.resolve()):
+        raise UserError(
+            "the cache is in the build context, and would get into what is built",
+            where=str(cache),
+            fix="set HARNESS_CACHE to a folder outside of it",
+        )
     with open_lab(cache) as lab:
-        context = Path(shutil.copytree(dockerfile.parent, lab.work / "context", symlinks=True))
-        if dockerfile.name != "Dockerfile":
-            shutil.copy(dockerfile, context / "Dockerfile")
-        definition = definition_or_verdict(our_converter(lab), context / "Dockerfile")
-        if isinstance(definition, Verdict):
-            return definition
-        return lab.verify(definition, context, lab.reference(context / "Dockerfile", context))
+        copied = lab.work / "context"
+        shutil.copytree(context, copied, symlinks=True, ignore=_special_files)
+        text = write_definition(_from_context(definition, prefix))
+        return lab.verify(text, copied, lab.reference(dockerfile.absolute(), copied))
+
+
+def _from_context(definition: Definition, prefix: str) -> Definition:
+    """The same definition, to be built in the folder of the context."""
+
+    def moved(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        return tuple(replace(layer, files=tuple(map(moved_file, layer.files))) for layer in layers)
+
+    def moved_file(copied: CopiedFile) -> CopiedFile:
+        return copied if copied.stage else replace(copied, source=posixpath.relpath(copied.source, prefix or "."))
+
+    stages = tuple(replace(stage, layers=moved(stage.layers)) for stage in definition.stages)
+    return replace(definition, layers=moved(definition.layers), stages=stages)
+
+
+def _special_files(folder: str, names: list[str]) -> list[str]:
+    """Sockets and the like, which no build can copy."""
+    paths = {name: Path(folder) / name for name in names}
+    return [name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())]
 
 
 def _images(lab: Lab, dockerfile: Path) -> list[str]:
