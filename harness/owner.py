@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import socket
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,7 +14,8 @@ from harness.files import utc_now
 from harness.processes import ProcessName, boot_id, name_process
 
 OWNER_FILE = ".owner.json"
-_PID_IN_NAME = re.compile(r"\.building-(\d+)-")
+FOREIGN_AGE_S = 24 * 3600.0
+"""Seconds without a change after which what another machine's process is making counts as left behind."""
 
 
 class Owner(BaseModel):
@@ -70,17 +71,32 @@ def sign_folder(folder: Path) -> None:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a temporary file or folder on a local disk was left behind by a process that has ended.
+    """Whether a temporary file or folder was left behind by a process that has ended.
 
-    A folder says whose it is (:func:`sign_folder`); a file bears the process id in its name, ``.building-<pid>-…``.
-    What says nothing is left alone.
+    A folder says whose it is (:func:`sign_folder`). Of a process that nobody here can know (on another machine, in
+    another container), and of what says nothing, it counts as left behind when nothing in it changed for
+    :data:`FOREIGN_AGE_S`.
     """
     try:
         owner = Owner.model_validate_json((path / OWNER_FILE).read_bytes())
     except (OSError, ValidationError):
-        named = _PID_IN_NAME.search(path.name)
-        return named is not None and name_process(int(named[1])) is None
-    return owner.is_known_dead() or owner.ended_with_a_reboot()
+        return _unchanged_s(path) > FOREIGN_AGE_S
+    if owner.boot_id == boot_id() and owner.pid_namespace == _pid_namespace():
+        return owner.is_known_dead()
+    return owner.ended_with_a_reboot() or _unchanged_s(path) > FOREIGN_AGE_S
+
+
+def _unchanged_s(path: Path) -> float:
+    """Seconds since anything in a file or folder was written; what cannot be looked at counts as written just now."""
+    try:
+        newest = path.lstat().st_mtime
+        if path.is_dir() and not path.is_symlink():
+            for folder, names, files in os.walk(path):
+                for name in (*names, *files):
+                    newest = max(newest, Path(folder, name).lstat().st_mtime)
+    except OSError:
+        return 0.0
+    return time.time() - newest
 
 
 def _pid_namespace() -> str:

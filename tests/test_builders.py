@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,8 @@ from small_disk import fill
 from tiny_project import HARNESS, harness
 
 from harness.catalog.catalog import Catalog
+from harness.errors import HarnessError
+from harness.image.stages import StageStore
 from harness.lease import INTERVAL_VARIABLE
 
 NAME = "tutorial2.cpu"
@@ -44,9 +47,9 @@ def slow_down(project: Path, seconds: float) -> None:
     program.write_text(f"import sys, time\nif '--help' in sys.argv: time.sleep({seconds})\n" + program.read_text())
 
 
-def builder(project: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+def builder(project: Path, *arguments: str, within: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(HARNESS), "build", "2", *arguments],
+        [*within, str(HARNESS), "build", "2", *arguments],
         cwd=project,
         env={**os.environ, **env},
         stdout=subprocess.DEVNULL,
@@ -109,6 +112,49 @@ def test_a_builder_goes_on_at_once_after_one_that_was_killed_and_sweeps_after_it
     done = harness(project, "build", "2")
     assert done.returncode == 0, done.stderr
     assert list((own_cache / "tmp").iterdir()) == []
+
+
+def test_a_builder_in_another_container_sweeps_nothing_of_a_running_one(
+    project: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two process id namespaces on one cache: a number means another process, or none, to the other."""
+    if os.geteuid() != 0:
+        pytest.skip("a namespace of process ids needs root; runs as root in CI")
+    own = tmp_path / "cache"
+    own.mkdir()
+    (own / "base").symlink_to(cache / "base")
+    shutil.copytree(cache / "stages", own / "stages", ignore=shutil.ignore_patterns(".*"), copy_function=os.link)
+    monkeypatch.setenv("HARNESS_CACHE", str(own))
+    assert harness(project, "build", "2").returncode == 0
+    other = tmp_path / "other"
+    shutil.copytree(project, other, symlinks=True, ignore=shutil.ignore_patterns("catalog"))
+    dockerfile = other / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(f"{dockerfile.read_text()}RUN touch /other && sync\n")
+    contained = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    inside = builder(other, within=contained)
+    until(inside, "Starting build")
+    (number,) = Path(f"/proc/{inside.pid}/task/{inside.pid}/children").read_text().split()
+    os.kill(int(number), signal.SIGSTOP)  # its engine goes on
+    (building,) = (own / "stages").glob(".building-*")
+    change_program(project, "# other")
+    done = harness(project, "build", "2")
+    assert done.returncode == 0, done.stderr
+    assert "leftover" not in done.stderr
+    assert building.exists()
+    os.kill(int(number), signal.SIGCONT)
+    said = inside.communicate()[1]
+    assert inside.returncode == 0, said
+    assert not building.exists()
+
+
+def test_an_image_that_vanished_while_it_was_built_is_said_in_a_line(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    with (
+        pytest.raises(HarnessError, match="somebody removed the image that was just built; build again"),
+        store.aside("ab" * 32) as temporary,
+    ):
+        store.keep(temporary, "ab" * 32)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_builder_that_was_suspended_too_long_publishes_nothing(project: Path, own_cache: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -272,10 +271,8 @@ class ImageBuilder:
         with lease(self.cache / "leases", key[:16], self.progress) as held:
             if self.stages.held.hold(image):
                 return image
-            image.parent.mkdir(parents=True, exist_ok=True)
-            temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
             indexes = reachable(stack.variants[variant].extra_indexes)
-            try:
+            with self.stages.aside(key) as temporary:
                 with self.driver.work_folder(name) as work:
                     shown = str(dockerfile.relative_to(self.project.root))
                     with lending(work / "lent", indexes, self.site.mirrors, self.progress) as lent:
@@ -283,9 +280,7 @@ class ImageBuilder:
                     converted = reproducible(conversion(definition, variables))
                     self.driver.build(converted, temporary, name, self.compression, parent=work / ARCHIVE)
                 held.check()
-                self.stages.held.rename(temporary, image)
-            finally:
-                temporary.unlink(missing_ok=True)
+                self.stages.keep(temporary, key)
         return image
 
     def _build_stage(
@@ -298,10 +293,8 @@ class ImageBuilder:
         with lease(self.cache / "leases", stage.key[:16], self.progress) as held:
             if self.stages.held.hold(image):
                 return
-            image.parent.mkdir(parents=True, exist_ok=True)
-            temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
             parent = self.stages.image(chain[number - 1].key) if number else None
-            try:
+            with self.stages.aside(stage.key) as temporary:
                 self.driver.build(
                     stage.definition,
                     temporary,
@@ -312,9 +305,7 @@ class ImageBuilder:
                     extra_indexes=indexes,
                 )
                 held.check()
-                self.stages.held.rename(temporary, image)
-            finally:
-                temporary.unlink(missing_ok=True)
+                self.stages.keep(temporary, stage.key)
 
 
 def _record(name: str, reference: str, base: BaseRecord, chain: list[Stage]) -> ChainRecord:

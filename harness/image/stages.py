@@ -5,6 +5,7 @@ A stage's key is a hash over its parent's key and everything that goes into the 
 key can be explained::
 
     <cache>/stages/<key>.sif
+    <cache>/stages/.building-*/<key>.sif    being written; the folder says by whom
     <cache>/stages/records/stacks/<stack>.<variant>/<key of the last stage>.json
     <cache>/stages/records/images/<image>/<sha256 of its definition>.json
     <cache>/stages/records/packages/<key>.json
@@ -15,10 +16,13 @@ Package mirrors are no part of a key: they are lent to a build and leave nothing
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,10 +33,12 @@ from harness.definition.model import Definition
 from harness.definition.reproducible import reproducible
 from harness.definition.tutorial_image import Definitions, copied_files, on_top
 from harness.definition.writer import write_definition
+from harness.errors import HarnessError
 from harness.files import sha256_of, write_whole
 from harness.image.compression import INTERMEDIATE, Compression
 from harness.image.held import HeldFiles
 from harness.image.packages import Package
+from harness.owner import sign_folder
 from harness.project import Project, Variant
 from harness.tutorial import Tutorial
 
@@ -211,6 +217,33 @@ class StageStore:
         while (built := self.built(stages)) and not self.held.hold(self.image(stages[built - 1].key)):
             continue  # removed since the look
         return built
+
+    @contextlib.contextmanager
+    def aside(self, key: str) -> Iterator[Path]:
+        """Where to write the image of a key before it is whole; what is there in the end is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+        try:
+            folder.chmod(0o755)  # a colleague may ask whose it is
+            sign_folder(folder)
+            yield folder / self.image(key).name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, temporary: Path, key: str) -> None:
+        """Give a finished image its name; it is held from now on.
+
+        Raises:
+            HarnessError: somebody removed it.
+        """
+        try:
+            self.held.rename(temporary, self.image(key))
+        except FileNotFoundError as error:
+            raise HarnessError(
+                "somebody removed the image that was just built",
+                where=str(temporary),
+                fix="build again; nobody but its builder removes what changed within a day",
+            ) from error
 
     def record(self, chain: ChainRecord) -> None:
         """Remember how a chain that was just built or used came about."""
