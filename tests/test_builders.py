@@ -231,6 +231,29 @@ def test_a_full_catalog_keeps_what_it_has(project: Path, own_cache: Path, disk: 
     assert catalog.current(NAME) != before
 
 
+def test_a_build_with_nothing_to_do_is_done_on_a_cache_that_cannot_be_written(
+    project: Path, cache: Path, disk: Path
+) -> None:
+    for name in ("base", "stages"):
+        (disk / name).symlink_to(cache / name)
+    env = {"HARNESS_CACHE": str(disk)}
+    assert harness(project, "build", "2", env=env).returncode == 0
+    (disk / "digests.json").unlink(missing_ok=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    done = harness(project, "build", "2", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stderr
+    note = f"note: {disk}/digests.json: digests of files cannot be remembered: read-only file system"
+    assert note in done.stderr
+    change_program(project, "# other")
+    done = harness(project, "build", "2", env=env)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(
+        rf"^error: {disk}/\S+: its file system is read-only; .*set HARNESS_CACHE", done.stderr, re.MULTILINE
+    )
+
+
 @pytest.mark.parametrize(
     ("leave_bytes", "options", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -116,7 +117,7 @@ def build_images(
     Where nothing changed no program is started and no image is read: see :mod:`harness.image.digests`.
     """
     catalog = site_catalog(project, site)
-    with FileDigests.opened(digests_file(project)) as digest, progress("building") as report:
+    with remembered_digests(project) as digest, progress("building") as report:
         check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
         fresh: dict[str, Manifest] = {}
         # With --locked also what is up to date is held against its lock.
@@ -153,7 +154,7 @@ def build_stacks(
 
     with (
         building.stack_builder(via) as docker,
-        FileDigests.opened(digests_file(project)) as digest,
+        remembered_digests(project) as digest,
         progress("building") as report,
     ):
         images = building.image_builder(project, site, report, digest, compression, docker=docker)
@@ -186,7 +187,7 @@ def pass_over_fresh(
 ) -> None:
     """Mark what is up to date already; a stack that no other tutorial waits for is not looked at."""
     catalog = site_catalog(project, site)
-    with FileDigests.opened(digests_file(project)) as digest:
+    with remembered_digests(project) as digest:
         check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
         wanted: set[str] = set()
         for tutorial in tutorials:
@@ -212,9 +213,9 @@ def site_catalog(project: Project, site: str) -> Catalog:
     return Catalog(project.catalog(load_site(project, site).storage.catalog))
 
 
-def digests_file(project: Project) -> Path:
-    """Where digests of untouched files are remembered."""
-    return project.cache / "digests.json"
+def remembered_digests(project: Project) -> AbstractContextManager[FileDigests]:
+    """The digests of untouched files, for the length of a block; a cache that cannot be written is a note."""
+    return FileDigests.opened(project.cache / "digests.json", lambda line: typer.echo(line, err=True))
 
 
 def _stack_task(stack: str, variant: Variant) -> str:
