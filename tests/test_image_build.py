@@ -14,6 +14,7 @@ from tiny_project import exported, harness, image_of, main_file
 from harness.catalog.catalog import Catalog
 
 NAME = "tutorial2.cpu"
+CPU_JOB = "jobs/tutorial2.apptainer.cpu.job"
 pytestmark = [
     pytest.mark.apptainer,
     pytest.mark.skipif(
@@ -93,8 +94,9 @@ def test_a_failing_test_in_the_image_publishes_nothing_and_names_the_log(project
     assert catalog.leftovers(NAME) == []
 
 
-def test_a_damaged_image_is_noticed(project: Path) -> None:
+def test_a_damaged_image_is_refused_by_a_job_and_made_anew_by_the_command_that_it_names(project: Path) -> None:
     assert build(project).returncode == 0
+    assert harness(project, "jobs").returncode == 0
     image = main_file(project / "catalog", NAME)
     image.chmod(0o644)
     with image.open("r+b") as stream:
@@ -102,9 +104,64 @@ def test_a_damaged_image_is_noticed(project: Path) -> None:
         byte = stream.read(1)
         stream.seek(-1, os.SEEK_CUR)
         stream.write(bytes([byte[0] ^ 1]))
-    done = build(project)
-    assert done.returncode == 1
+    refused = subprocess.run(["bash", CPU_JOB], cwd=project, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "is damaged" in refused.stderr
+    told = refused.stderr.strip().rpartition("make build-sif ")[2]
+    assert told == "TUT=xscow-2 VARIANT=cpu"  # which is `harness build xscow-2 --variant cpu`
+    done = harness(project, "build", "xscow-2", "--variant", "cpu")
+    assert done.returncode == 0, done.stderr
     assert "damaged" in done.stderr
+    assert harness(project, "catalog", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("lost", ["folder", "layer.sif", "manifest.json", "stack.sif", "the stack itself"])
+def test_what_somebody_removed_of_a_published_image_is_built_again(project: Path, lost: str) -> None:
+    assert build(project).returncode == 0
+    catalog = Catalog(project / "catalog")
+    published = catalog.current(NAME)
+    assert published is not None
+    folder = catalog.version(NAME, published.sha256)
+    if lost == "folder":
+        shutil.rmtree(folder)
+    elif lost == "the stack itself":
+        (folder / "stack.sif").resolve().unlink()
+    else:
+        (folder / lost).unlink()
+    assert harness(project, "catalog", "list").returncode == 0
+    checked = harness(project, "catalog", "verify")
+    assert checked.returncode == 1
+    assert "build it again: harness build tutorial2 --variant cpu" in checked.stdout, checked.stdout
+    explained = harness(project, "explain", "2")
+    assert explained.returncode == 0, explained.stderr
+    assert f"{NAME}: would be built: the published one is broken: " in explained.stdout
+    done = harness(project, "build", "tutorial2", "--variant", "cpu")  # as it was told
+    assert done.returncode == 0, done.stderr
+    assert f"{NAME}: note: the published one is broken: " in done.stderr
+    again = catalog.current(NAME)
+    assert again is not None
+    assert again.sha256 == published.sha256
+    assert harness(project, "catalog", "verify").returncode == 0
+    assert "up to date" in build(project).stderr
+
+
+def test_an_image_without_an_overlay_is_asked_for_and_remembered(project: Path) -> None:
+    assert build(project).returncode == 0
+    catalog = Catalog(project / "catalog")
+    layered = catalog.current(NAME)
+    done = harness(project, "build", "2", "--no-overlay")
+    assert done.returncode == 0, done.stderr
+    whole = catalog.current(NAME)
+    assert layered is not None
+    assert whole is not None
+    assert (layered.has_layer, whole.has_layer) == (True, False)
+    assert "up to date" in harness(project, "build", "2", "--no-overlay").stderr
+    rebuilt = harness(project, "rebuild", "--verify", "2")
+    assert rebuilt.returncode == 0, rebuilt.stdout + rebuilt.stderr
+    assert "the same, byte for byte" in rebuilt.stdout
+    assert "it is one file system" in harness(project, "explain", "2").stdout
+    assert harness(project, "build", "2").returncode == 0
+    assert catalog.current(NAME) == layered.model_copy(update={"built_at": catalog.current(NAME).built_at})  # type: ignore[union-attr]
 
 
 def test_without_an_engine_the_build_says_what_to_install(project: Path, tmp_path: Path) -> None:

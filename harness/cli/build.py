@@ -87,7 +87,7 @@ def build(
         same += ["--via", via] * (via == "docker")
         graph = set_graph(project, [t for t in loaded if one_variant in t.resources], one_variant, same)
         if not force and not locked and via != "docker":
-            pass_over_fresh(project, loaded, one_variant, site, packing, graph)
+            pass_over_fresh(project, loaded, one_variant, site, packing, graph, overlay=overlay)
         from harness.cli import building
 
         building.run_set(project, graph, site, jobs, via)
@@ -118,7 +118,7 @@ def build_images(
     """
     catalog = site_catalog(project, site)
     with remembered_digests(project) as digest, progress("building") as report:
-        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
+        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest, overlay)
         fresh: dict[str, Manifest] = {}
         # With --locked also what is up to date is held against its lock.
         for tutorial in [] if force or locked or via == "docker" else tutorials:
@@ -184,11 +184,13 @@ def pass_over_fresh(
     site: str,
     compression: Compression,
     graph: Graph,
+    *,
+    overlay: bool = True,
 ) -> None:
     """Mark what is up to date already; a stack that no other tutorial waits for is not looked at."""
     catalog = site_catalog(project, site)
     with remembered_digests(project) as digest:
-        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
+        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest, overlay)
         wanted: set[str] = set()
         for tutorial in tutorials:
             outcome = graph.outcomes.get(image_name(tutorial.stem, variant))

@@ -24,6 +24,7 @@ from harness.image.contents import ImageLock, read_lock, read_sbom
 from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
 from harness.image.made_from import changed_files, find_revision, write_project
+from harness.image.overlay import has_layer
 from harness.image.parts import join, read_reference, whole_content_digest
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
@@ -127,7 +128,9 @@ def rebuild(
         source = _project_of(project, lock, path, fresh)
         again = fresh / f"{lock.name}.sif"
         facts, packing = load_site(project, site), parse_compression(lock.compression)
-        builder = ImageBuilder(source, facts, find_engine(), fresh, report, compression=packing, docker=docker)
+        builder = ImageBuilder(
+            source, facts, find_engine(), fresh, report, has_layer(path), compression=packing, docker=docker
+        )
         builder.build(load_tutorial(source, lock.tutorial), parse_variant(lock.variant), again)
         equal = content_digest(again) == whole_content_digest(path)
         lines = [] if equal else _explained(_whole(catalog, path, fresh), again, fresh)

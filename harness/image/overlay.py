@@ -90,6 +90,15 @@ def qualifies(layer: Layer) -> bool:
     return not layer.commands
 
 
+def has_layer(image: Path) -> bool:
+    """Whether an image's file, the whole or a layer alone, was built by adding a layer to a stack's image.
+
+    Raises:
+        SifError: no image, or half of one.
+    """
+    return any(d.extra.startswith(_OVERLAY_PARTITION[:8]) for d in read_sif(image).objects(PARTITION))
+
+
 def overlay_files(definition: Definition, layer: Layer, root: Path, stage: StageMetadata) -> list[OverlayFile]:
     """What ``layer`` adds to an image that holds the other layers of ``definition``.
 
