@@ -295,7 +295,7 @@ class CatalogBuilder:
             raise UserError(
                 "this catalog holds images and trusts no key",
                 where=str(self.catalog.keys),
-                fix="who keeps it runs `harness key --trust FILE` with what `harness key --public` prints for a builder",
+                fix="who keeps it runs `harness key --trust FILE`; a builder's `harness key --public` prints the file",
             )
         if not trusted:
             trusted = [trust(signer.public_pem, self.catalog.keys, str(signer.path))]
