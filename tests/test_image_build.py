@@ -175,6 +175,21 @@ def test_without_an_engine_the_build_says_what_to_install(project: Path, tmp_pat
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_base_that_was_made_here_is_said_so_in_one_line_each_time_it_is_built_on(project: Path) -> None:
+    program = project / "tutorials/xscow-2/count.py"
+    for options in ([], ["--force"]):
+        done = build(project, *options)
+        assert done.returncode == 0, done.stderr
+        manifest = Catalog(project / "catalog").current(NAME)
+        assert manifest is not None
+        if manifest.base.origin == "registry":
+            pytest.skip("a registry answers here, so nothing is bootstrapped")
+        said = [line for line in done.stderr.splitlines() if "bootstrapped here on 20" in line]
+        assert len(said) == 1, done.stderr
+        assert "not the registry's; harness build --refresh-base" in said[0]
+        program.write_text(program.read_text() + "# more\n")
+
+
 def test_a_dead_registry_is_named_when_the_base_cannot_be_bootstrapped(project: Path) -> None:
     dockerfile = project / "containers/tiny/Dockerfile.cpu"
     dockerfile.write_text(

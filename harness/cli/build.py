@@ -63,13 +63,20 @@ def build(
             envvar="VIA",
         ),
     ] = "apptainer",
+    refresh_base: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-base", help="Ask the registries for the base image again, whatever the cache holds; and build."
+        ),
+    ] = False,
 ) -> None:
     """Build, test and publish images. Of an image whose stack is there, only the tutorial's layer is built.
 
     Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --all --jobs 4;
     harness build --all --via slurm; harness build --stack embedding; harness build 2 --locked;
-    harness build 6 --via docker
+    harness build 6 --via docker; harness build --refresh-base
     """
+    force = force or refresh_base
     if via not in BUILDERS:
         raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(BUILDERS)}")
     project, packing = Project.find(), parse_compression(compression)
@@ -77,7 +84,9 @@ def build(
     if stacks:
         if tutorials:
             raise UserError("--stack builds no tutorials", fix="name either tutorials or stacks")
-        for stage in build_stacks(project, stacks, one_variant, site, packing, locked=locked, via=via):
+        for stage in build_stacks(
+            project, stacks, one_variant, site, packing, locked=locked, via=via, refresh_base=refresh_base
+        ):
             typer.echo(stage)
         return
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
@@ -85,7 +94,9 @@ def build(
         same = ["--variant", one_variant, "--site", site, "--compression", compression]
         same += ["--force"] * force + ["--no-overlay"] * (not overlay) + ["--locked"] * locked
         same += ["--via", via] * (via == "docker")
-        graph = set_graph(project, [t for t in loaded if one_variant in t.resources], one_variant, same)
+        graph = set_graph(
+            project, [t for t in loaded if one_variant in t.resources], one_variant, same, refresh_base=refresh_base
+        )
         if not force and not locked and via != "docker":
             pass_over_fresh(project, loaded, one_variant, site, packing, graph, overlay=overlay)
         from harness.cli import building
@@ -94,7 +105,16 @@ def build(
         return
     catalog = site_catalog(project, site)
     built = build_images(
-        project, loaded, one_variant, site, force=force, overlay=overlay, compression=packing, locked=locked, via=via
+        project,
+        loaded,
+        one_variant,
+        site,
+        force=force,
+        overlay=overlay,
+        compression=packing,
+        locked=locked,
+        via=via,
+        refresh_base=refresh_base,
     )
     for manifest in built:
         typer.echo(catalog.current_link(manifest.name))
@@ -111,6 +131,7 @@ def build_images(
     compression: Compression = DEFAULT,
     locked: bool = False,
     via: str = "apptainer",
+    refresh_base: bool = False,
 ) -> list[Manifest]:
     """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`.
 
@@ -134,6 +155,9 @@ def build_images(
                 images = building.image_builder(
                     project, site, report, digest, compression, overlay=overlay, docker=docker
                 )
+                if refresh_base:
+                    for stack in dict.fromkeys(tutorial.stack for tutorial in stale):
+                        images.refresh_base(stack, variant)
                 made = building.publish(images, catalog, stale, variant, force=force, locked=locked)
             fresh |= {tutorial.id: manifest for tutorial, manifest in zip(stale, made, strict=True)}
     return [fresh[tutorial.id] for tutorial in tutorials]
@@ -148,6 +172,7 @@ def build_stacks(
     *,
     locked: bool = False,
     via: str = "apptainer",
+    refresh_base: bool = False,
 ) -> list[Path]:
     """Bring the stages of stacks up to date; see :meth:`ImageBuilder.build_stack`."""
     from harness.cli import building
@@ -160,13 +185,23 @@ def build_stacks(
         images = building.image_builder(project, site, report, digest, compression, docker=docker)
         gate = building.lock_gate(project, site, locked)
         for name in names:
+            if refresh_base:
+                images.refresh_base(name, variant)
             gate.before(name, variant)
         return [images.build_stack(name, variant)[0] for name in names]
 
 
-def set_graph(project: Project, tutorials: Sequence[Tutorial], variant: Variant, same: Sequence[str]) -> Graph:
+def set_graph(
+    project: Project,
+    tutorials: Sequence[Tutorial],
+    variant: Variant,
+    same: Sequence[str],
+    *,
+    refresh_base: bool = False,
+) -> Graph:
     """One task for each stack, one for each tutorial. ``same`` are the options that all of them get."""
     of_stacks = [option for option in same if option not in ("--force", "--no-overlay")]
+    of_stacks += ["--refresh-base"] * refresh_base
     tasks = {}
     for tutorial in tutorials:
         name = _stack_task(tutorial.stack, variant)

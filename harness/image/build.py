@@ -74,6 +74,7 @@ class ImageBuilder:
         compression: of images that run.
         digest: gives the sha256 of a file of the checkout.
         docker: builds the stacks' Dockerfiles; None: Apptainer builds their definitions.
+        said: notes that are said once.
     """
 
     project: Project
@@ -85,6 +86,7 @@ class ImageBuilder:
     compression: Compression = DEFAULT
     digest: Callable[[Path], str] = sha256_of
     docker: DockerEngine | None = None
+    said: set[str] = field(default_factory=set)
     definitions: Definitions = field(init=False)
     stages: StageStore = field(init=False)
     driver: BuildDriver = field(init=False)
@@ -220,15 +222,11 @@ class ImageBuilder:
         """
         stack, definition = self.definitions.stack(stack_name, variant)
         name = f"{stack_name}.{variant}"
-        reference = dict(definition.arguments).get(BASE_ARGUMENT)
-        if reference is None:
-            where = f"containers/{stack_name}/{stack.variants[variant].dockerfile}"
-            raise HarnessError(
-                f"there is no ARG {BASE_ARGUMENT}=…", where=where, fix=f"write ARG {BASE_ARGUMENT} and FROM it"
-            )
+        reference = self._base_reference(stack_name, variant)
         mirrors = tuple(self.site.mirrors.registry)
         if self.docker is not None:
             with base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress) as served:
+                self._say_bootstrapped(name, served)
                 return self._docker_stack(self.docker, stack, variant, definition, served), served
         tools = keyed_tools(tool_versions(self.engine))
 
@@ -236,6 +234,7 @@ class ImageBuilder:
             return plan(self.project, definition, base.digest, tools, self.compression, self.digest)
 
         base = ensure_base(reference, self.cache, mirrors=mirrors, on_line=self.progress)
+        self._say_bootstrapped(name, base)
         chain = planned(base)
         missing = chain[self.stages.hold_built(chain) :]
         if missing:
@@ -253,6 +252,34 @@ class ImageBuilder:
         else:
             self.stages.record(_record(name, reference, base, chain))
         return self.stages.image(chain[-1].key), base
+
+    def refresh_base(self, stack_name: str, variant: Variant) -> None:
+        """Pass over the base image that the cache holds for a stack, and ask the registries again.
+
+        Raises:
+            HarnessError: as :func:`harness.image.base.ensure_base`.
+        """
+        reference, mirrors = self._base_reference(stack_name, variant), tuple(self.site.mirrors.registry)
+        ensure_base(reference, self.cache, mirrors=mirrors, refresh=True, on_line=self.progress)
+
+    def _base_reference(self, stack_name: str, variant: Variant) -> str:
+        stack, definition = self.definitions.stack(stack_name, variant)
+        reference = dict(definition.arguments).get(BASE_ARGUMENT)
+        if reference is None:
+            where = f"containers/{stack_name}/{stack.variants[variant].dockerfile}"
+            raise HarnessError(
+                f"there is no ARG {BASE_ARGUMENT}=…", where=where, fix=f"write ARG {BASE_ARGUMENT} and FROM it"
+            )
+        return reference
+
+    def _say_bootstrapped(self, name: str, base: BaseRecord) -> None:
+        if base.origin != "bootstrapped" or base.reference in self.said:
+            return
+        self.said.add(base.reference)
+        self.progress(
+            f"{name}: note: base {base.reference}: bootstrapped here on {base.bootstrapped_on}, not the registry's; "
+            "harness build --refresh-base asks the registries again"
+        )
 
     def _docker_stack(
         self, docker: DockerEngine, stack: Stack, variant: Variant, definition: Definition, base: BaseImage
