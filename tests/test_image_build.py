@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,32 @@ def test_a_base_that_was_made_here_is_said_so_in_one_line_each_time_it_is_built_
         assert len(said) == 1, done.stderr
         assert "not the registry's; harness build --refresh-base" in said[0]
         program.write_text(program.read_text() + "# more\n")
+
+
+class _Forbidding(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_index_of_a_stack_that_is_left_out_is_said_with_its_answer(project: Path) -> None:
+    stack = project / "containers/tiny/stack.toml"
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(dockerfile.read_text() + "RUN touch /indexes\n")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Forbidding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        forbidding, silent = f"http://127.0.0.1:{server.server_port}/simple", "http://127.0.0.1:9/simple"
+        text = stack.read_text().replace(
+            "[variants.cpu]", f'[variants.cpu]\nextra_indexes = ["{forbidding}", "{silent}"]'
+        )
+        stack.write_text(text)
+        done = build(project)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert f"tiny.cpu: note: package index {forbidding} is left out: it answers HTTP 403" in done.stderr
+    assert f"tiny.cpu: note: package index {silent} is left out: it does not answer" in done.stderr
 
 
 def test_a_dead_registry_is_named_when_the_base_cannot_be_bootstrapped(project: Path) -> None:

@@ -28,7 +28,15 @@ from harness.image.driver import BASE_ARGUMENT, BuildDriver, Progress, reachable
 from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.made_from import made_from
-from harness.image.overlay import OverlayFile, layer_pieces, overlay_files, qualifies, read_stage
+from harness.image.overlay import (
+    OverlayFile,
+    folder_modes,
+    folders_of,
+    layer_pieces,
+    overlay_files,
+    qualifies,
+    read_stage,
+)
 from harness.image.packages import installed_packages
 from harness.image.parts import file_systems
 from harness.image.room import require_room
@@ -39,7 +47,7 @@ from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conve
 from harness.lease import lease
 from harness.project import Project, Variant, image_name
 from harness.site import Site
-from harness.stack import Stack
+from harness.stack import Stack, StackVariant
 from harness.stack_lock import read_stack_lock
 from harness.tutorial import Tutorial
 
@@ -153,7 +161,8 @@ class ImageBuilder:
         packages = self.stages.packages(stage.stem, lambda: installed_packages(self.engine, stage))
         with self.driver.work_folder(name) as work:
             packing = self.compression.mksquashfs.split()
-            pieces = layer_pieces(stage, files, metadata, work, packing, self.driver.environment(work, None))
+            below = self.stages.folder_modes(stage.stem, folders_of(files), lambda wanted: folder_modes(stage, wanted))
+            pieces = layer_pieces(stage, files, below, metadata, work, packing, self.driver.environment(work, None))
         pieces += contents_pieces(self._lock(tutorial, variant, base), packages)
         return BuiltLayer(stage, files, pieces)
 
@@ -238,7 +247,7 @@ class ImageBuilder:
         chain = planned(base)
         missing = chain[self.stages.hold_built(chain) :]
         if missing:
-            indexes = reachable(stack.variants[variant].extra_indexes)
+            indexes = self._reachable(name, stack.variants[variant])
             with contextlib.ExitStack() as lent:
                 source: BaseImage | None = None
                 if any(_stands_on_base(stage) for stage in missing):
@@ -272,6 +281,9 @@ class ImageBuilder:
             )
         return reference
 
+    def _reachable(self, name: str, parts: StackVariant) -> list[str]:
+        return reachable(parts.extra_indexes, lambda line: self.progress(f"{name}: note: {line}"))
+
     def _say_bootstrapped(self, name: str, base: BaseRecord) -> None:
         if base.origin != "bootstrapped" or base.reference in self.said:
             return
@@ -298,7 +310,7 @@ class ImageBuilder:
         with lease(self.cache / "leases", key[:16], self.progress) as held:
             if self.stages.held.hold(image):
                 return image
-            indexes = reachable(stack.variants[variant].extra_indexes)
+            indexes = self._reachable(name, stack.variants[variant])
             with self.stages.aside(key) as temporary:
                 with self.driver.work_folder(name) as work:
                     shown = str(dockerfile.relative_to(self.project.root))

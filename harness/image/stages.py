@@ -9,6 +9,7 @@ key can be explained::
     <cache>/stages/records/stacks/<stack>.<variant>/<key of the last stage>.json
     <cache>/stages/records/images/<image>/<sha256 of its definition>.json
     <cache>/stages/records/packages/<key>.json
+    <cache>/stages/records/folders/<key>.json
     <cache>/stages/records/fingerprints/<key>.sha256
 
 Package mirrors are no part of a key: they are lent to a build and leave nothing in an image.
@@ -37,6 +38,7 @@ from harness.errors import HarnessError
 from harness.files import sha256_of, write_whole
 from harness.image.compression import INTERMEDIATE, Compression
 from harness.image.held import HeldFiles
+from harness.image.overlay import FolderMode
 from harness.image.packages import Package
 from harness.owner import sign_folder
 from harness.project import Project, Variant
@@ -49,6 +51,7 @@ KEPT_RECORDS = 20
 """Chains of one stack that are remembered, to compare the next one with."""
 
 PACKAGES = TypeAdapter(list[Package])
+FOLDERS = TypeAdapter(dict[str, FolderMode | None])
 
 
 class StageParts(BaseModel):
@@ -273,6 +276,21 @@ class StageStore:
             found = listed()
             write_whole(file, PACKAGES.dump_json(found, indent=1).decode() + "\n")
             return found
+
+    def folder_modes(
+        self, key: str, wanted: Sequence[str], listed: Callable[[Sequence[str]], dict[str, FolderMode]]
+    ) -> dict[str, FolderMode]:
+        """Of those folders that the image of a key has: mode, owner and group, as remembered, else as ``listed``."""
+        file = self.folder / "records" / "folders" / f"{key}.json"
+        try:
+            known = FOLDERS.validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            known = {}
+        if not known.keys() >= set(wanted):
+            found = listed(sorted({*known, *wanted}))
+            known = {name: found.get(name) for name in sorted({*known, *wanted})}
+            write_whole(file, FOLDERS.dump_json(known, indent=1).decode() + "\n")
+        return {name: mode for name in wanted if (mode := known[name]) is not None}
 
     def fingerprint(self, key: str, computed: Callable[[], str]) -> str:
         """sha256 over the file systems in the image of a key: as remembered, else as ``computed`` says."""

@@ -70,6 +70,7 @@ class Resolver:
             python = resolve_python(
                 self.project.stack_folder(stack.name),
                 stack.variants[variant],
+                lambda line: self.progress(f"{name}: note: {line}"),
                 title=f"harness lock {stack.name} --variant {variant}",
                 upgrade=self.upgrade,
             )
