@@ -312,7 +312,10 @@ class CatalogBuilder:
         self.catalog.sweep(self.catalog.leftovers(name), self.images.progress)
         for path in leftovers(self.images.cache):
             self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
-            remove_leftover(path)
+            try:
+                remove_leftover(path)
+            except PermissionError:
+                self.images.progress(f"{name}: note: {path} is somebody else's and stays")
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
