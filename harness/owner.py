@@ -80,23 +80,28 @@ def is_abandoned(path: Path) -> bool:
     try:
         owner = Owner.model_validate_json((path / OWNER_FILE).read_bytes())
     except (OSError, ValidationError):
-        return _unchanged_s(path) > FOREIGN_AGE_S
+        return _is_old(path)
     if owner.boot_id == boot_id() and owner.pid_namespace == _pid_namespace():
         return owner.is_known_dead()
-    return owner.ended_with_a_reboot() or _unchanged_s(path) > FOREIGN_AGE_S
+    return owner.ended_with_a_reboot() or _is_old(path)
 
 
-def _unchanged_s(path: Path) -> float:
-    """Seconds since anything in a file or folder was written; what cannot be looked at counts as written just now."""
+def _is_old(path: Path) -> bool:
+    """Whether nothing in a file or folder was written for long; what cannot be looked at is not old."""
+    limit = time.time() - FOREIGN_AGE_S
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     try:
-        newest = path.lstat().st_mtime
-        if path.is_dir() and not path.is_symlink():
-            for folder, names, files in os.walk(path):
-                for name in (*names, *files):
-                    newest = max(newest, Path(folder, name).lstat().st_mtime)
+        if path.lstat().st_mtime > limit:
+            return False
+        for folder, names, files in os.walk(path, onerror=refuse) if path.is_dir() and not path.is_symlink() else ():
+            if any(Path(folder, name).lstat().st_mtime > limit for name in (*names, *files)):
+                return False
     except OSError:
-        return 0.0
-    return time.time() - newest
+        return False
+    return True
 
 
 def _pid_namespace() -> str:
