@@ -17,7 +17,7 @@ import pytest
 from harness import lease as lease_module
 from harness.errors import UserError
 from harness.lease import INTERVAL_VARIABLE, LeaseLostError, LeaseRecord, lease
-from harness.owner import FOREIGN_AGE_S, OWNER_FILE, Owner, is_abandoned, sign_folder
+from harness.owner import FOREIGN_AGE_S, OWNER_FILE, Owner, is_abandoned, sign_folder, signed_prefix
 
 SHORT_S = 0.1
 HOLD = """
@@ -186,6 +186,19 @@ def test_a_temporary_folder_is_abandoned_when_its_maker_has_ended(tmp_path: Path
     ):
         (tmp_path / OWNER_FILE).write_text(json.dumps({**record, **changed}))
         assert is_abandoned(tmp_path) == abandoned, changed
+
+
+def test_a_maker_that_was_killed_before_it_signed_is_known_by_the_folders_name(tmp_path: Path) -> None:
+    make = "import os, sys; from harness.owner import signed_prefix as s; os.mkdir(s(sys.argv[1] + '/build-x-') + 'y')"
+    subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=True)
+    (folder,) = tmp_path.iterdir()
+    assert is_abandoned(folder)
+    mine = Path(f"{tmp_path}{signed_prefix('/build-x-')}y")
+    mine.mkdir()
+    assert not is_abandoned(mine)
+    boot = folder.name.split("-")[2].split(".")[0]
+    elsewhere = folder.rename(folder.with_name(folder.name.replace(boot, "0" * 8)))
+    assert not is_abandoned(elsewhere)  # another machine's
 
 
 @pytest.mark.parametrize("owner", [{"boot_id": "another", "host": "far-away"}, {"pid_namespace": "pid:[1]"}, None])

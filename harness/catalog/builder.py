@@ -26,7 +26,7 @@ from harness.image.parts import layer_assembly, signed_file_systems, stack_assem
 from harness.image.sif import content_digest, read_sif, signer_ids
 from harness.image.sign import seal, signed
 from harness.lease import Lease
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.project import Variant, image_name
 from harness.tutorial import Tutorial
 
@@ -320,7 +320,7 @@ class CatalogBuilder:
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
         """A folder in the cache, on a local disk; the catalog gets finished files only."""
-        folder = self.images.cache / "tmp" / f"publish-{name}-{secrets.token_hex(4)}"
+        folder = self.images.cache / "tmp" / f"{signed_prefix(f'publish-{name}-')}{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         try:
             sign_folder(folder)

@@ -31,7 +31,7 @@ from harness.image.sign import SignatureError, verify
 from harness.image.via_docker import docker_engine
 from harness.lock.diff import Contents, compare
 from harness.lock.drift import image_drift, installed_in
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.project import Project, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
@@ -121,7 +121,9 @@ def rebuild(
     with contextlib.ExitStack() as stack:
         docker = stack.enter_context(docker_engine()) if "docker" in lock.tools else None  # the same way again
         report = stack.enter_context(progress("rebuilding"))
-        fresh = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project))))
+        fresh = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix=signed_prefix("rebuild-"), dir=_made(project)))
+        )
         sign_folder(fresh)
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")

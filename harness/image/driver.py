@@ -26,7 +26,7 @@ from harness.image.lend import lending
 from harness.image.process import LineCallback, run_command
 from harness.image.room import UNPACK_AND_PACK, require_room
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.site import Mirrors
 
 BASE_ARGUMENT = "BASE_IMAGE"
@@ -117,7 +117,7 @@ class BuildDriver:
         root = self.cache / "tmp"
         for folder in (root, self.cache / "apptainer"):
             folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"build-{name}-", dir=root))
+        work = Path(tempfile.mkdtemp(prefix=signed_prefix(f"build-{name}-"), dir=root))
         try:
             sign_folder(work)
             yield work

@@ -40,7 +40,7 @@ from harness.image.compression import INTERMEDIATE, Compression
 from harness.image.held import HeldFiles
 from harness.image.overlay import FolderMode
 from harness.image.packages import Package
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.project import Project, Variant
 from harness.tutorial import Tutorial
 
@@ -225,7 +225,7 @@ class StageStore:
     def aside(self, key: str) -> Iterator[Path]:
         """Where to write the image of a key before it is whole; what is there in the end is removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
+        folder = Path(tempfile.mkdtemp(prefix=signed_prefix(".building-"), dir=self.folder))
         try:
             folder.chmod(0o755)  # a colleague may ask whose it is
             sign_folder(folder)
