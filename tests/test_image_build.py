@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import threading
@@ -203,7 +204,8 @@ class _Forbidding(http.server.BaseHTTPRequestHandler):
 def test_an_index_of_a_stack_that_is_left_out_is_said_with_its_answer(project: Path) -> None:
     stack = project / "containers/tiny/stack.toml"
     dockerfile = project / "containers/tiny/Dockerfile.cpu"
-    dockerfile.write_text(dockerfile.read_text() + "RUN touch /indexes\n")
+    # A stage that no run of this test left in the cache: only a build asks for indexes.
+    dockerfile.write_text(dockerfile.read_text() + f"RUN echo {secrets.token_hex(8)} >/indexes\n")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Forbidding) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         forbidding, silent = f"http://127.0.0.1:{server.server_port}/simple", "http://127.0.0.1:9/simple"
