@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import re
 import socket
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,7 +16,9 @@ from harness.files import utc_now
 from harness.processes import ProcessName, boot_id, name_process
 
 OWNER_FILE = ".owner.json"
-_PID_IN_NAME = re.compile(r"\.building-(\d+)-")
+_OWNER_IN_NAME = re.compile(r"-(?P<boot>[0-9a-f]{8})\.(?P<namespace>[0-9a-f]{8})\.(?P<pid>\d+)\.(?P<ticks>\d+)\.")
+FOREIGN_AGE_S = 24 * 3600.0
+"""Seconds without a change after which what another machine's process is making counts as left behind."""
 
 
 class Owner(BaseModel):
@@ -64,23 +68,61 @@ class Owner(BaseModel):
         return f"{self.user} on {self.host}, process {self.pid}, since {self.since}"
 
 
+def signed_prefix(prefix: str) -> str:
+    """The beginning of a temporary folder's name that says whose it is before :func:`sign_folder` did."""
+    me = Owner.myself()
+    return f"{prefix}{_short(me.boot_id)}.{_short(me.pid_namespace)}.{me.pid}.{me.start_ticks}."
+
+
 def sign_folder(folder: Path) -> None:
     """Write into a temporary folder whose it is."""
     (folder / OWNER_FILE).write_text(Owner.myself().model_dump_json() + "\n", encoding="utf-8")
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a temporary file or folder on a local disk was left behind by a process that has ended.
+    """Whether a temporary file or folder was left behind by a process that has ended.
 
-    A folder says whose it is (:func:`sign_folder`); a file bears the process id in its name, ``.building-<pid>-…``.
-    What says nothing is left alone.
+    A folder says whose it is (:func:`sign_folder`), and so does its name (:func:`signed_prefix`). Of a process that
+    nobody here can know (on another machine, in another container), and of what says nothing, it counts as left behind
+    when nothing in it changed for :data:`FOREIGN_AGE_S`.
     """
     try:
         owner = Owner.model_validate_json((path / OWNER_FILE).read_bytes())
     except (OSError, ValidationError):
-        named = _PID_IN_NAME.search(path.name)
-        return named is not None and name_process(int(named[1])) is None
-    return owner.is_known_dead() or owner.ended_with_a_reboot()
+        return _died_as_named(path.name) or _is_old(path)
+    if owner.boot_id == boot_id() and owner.pid_namespace == _pid_namespace():
+        return owner.is_known_dead()
+    return owner.ended_with_a_reboot() or _is_old(path)
+
+
+def _died_as_named(name: str) -> bool:
+    """Whether a folder's name says whose it is, and that process has ended for certain."""
+    said = _OWNER_IN_NAME.search(name)
+    if said is None or (said["boot"], said["namespace"]) != (_short(boot_id()), _short(_pid_namespace())):
+        return False
+    return not ProcessName(int(said["pid"]), int(said["ticks"]), boot_id()).is_alive()
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _is_old(path: Path) -> bool:
+    """Whether nothing in a file or folder was written for long; what cannot be looked at is not old."""
+    limit = time.time() - FOREIGN_AGE_S
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    try:
+        if path.lstat().st_mtime > limit:
+            return False
+        for folder, names, files in os.walk(path, onerror=refuse) if path.is_dir() and not path.is_symlink() else ():
+            if any(Path(folder, name).lstat().st_mtime > limit for name in (*names, *files)):
+                return False
+    except OSError:
+        return False
+    return True
 
 
 def _pid_namespace() -> str:

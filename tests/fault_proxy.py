@@ -26,6 +26,7 @@ class Fault:
         hang: after ``cut`` bytes, send nothing more and keep the connection, until the proxy ends.
         flip: change the last byte of the body.
         drop: reset the connection at once.
+        silent: answer nothing, until the proxy ends.
     """
 
     status: int = 0
@@ -34,6 +35,7 @@ class Fault:
     hang: bool = False
     flip: bool = False
     drop: bool = False
+    silent: bool = False
 
 
 FINE = Fault()
@@ -74,7 +76,9 @@ def fault_proxy(server: str, *plans: Plan) -> Iterator[FaultProxy]:
         def do_GET(self) -> None:
             proxy.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
             fault = next((f for f in (plan(self.command, self.path) for plan in plans) if f != FINE), FINE)
-            if fault.drop:
+            if fault.silent:
+                ended.wait()
+            if fault.drop or fault.silent:
                 self._reset()
                 return
             if fault.status:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 from cluster_fixtures import needs_slurm
-from tiny_project import HARNESS, harness
+from small_disk import fill
+from tiny_project import HARNESS, REPOSITORY, harness
 
 from harness.catalog.catalog import Catalog
 from harness.cluster import PrivateCluster
 from harness.factory.graph import Graph, State, Task
+from harness.factory.local import LocalRunner
 
 needs_engine = pytest.mark.skipif(
     shutil.which("apptainer") is None and shutil.which("singularity") is None,
@@ -73,6 +75,18 @@ def rows(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """Name -> its line of the summary."""
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     return {words[1]: words[2] for words in lines if len(words) == 3}
+
+
+def test_a_log_that_cannot_be_written_ends_no_task(disk: Path) -> None:
+    logs = disk / "logs"
+    logs.mkdir()
+    fill(disk, 0)
+    said: list[str] = []
+    graph = Graph([Task(name, ("--version",)) for name in ("a", "b", "c")])
+    LocalRunner(REPOSITORY, logs, 2, lambda task, line: said.append(line), lambda task: None).run(graph)
+    assert states(graph) == dict.fromkeys("abc", State.BUILT)
+    assert sum("the log cannot be written: no space left on device" in line for line in said) == 3
+    assert sum(line.startswith("harness ") for line in said) == 3
 
 
 @needs_engine

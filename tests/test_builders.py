@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,8 @@ from small_disk import fill
 from tiny_project import HARNESS, harness
 
 from harness.catalog.catalog import Catalog
+from harness.errors import HarnessError
+from harness.image.stages import StageStore
 from harness.lease import INTERVAL_VARIABLE
 
 NAME = "tutorial2.cpu"
@@ -44,9 +47,9 @@ def slow_down(project: Path, seconds: float) -> None:
     program.write_text(f"import sys, time\nif '--help' in sys.argv: time.sleep({seconds})\n" + program.read_text())
 
 
-def builder(project: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+def builder(project: Path, *arguments: str, within: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(HARNESS), "build", "2", *arguments],
+        [*within, str(HARNESS), "build", "2", *arguments],
         cwd=project,
         env={**os.environ, **env},
         stdout=subprocess.DEVNULL,
@@ -110,6 +113,49 @@ def test_a_builder_goes_on_at_once_after_one_that_was_killed_and_sweeps_after_it
     assert done.returncode == 0, done.stderr
     # A kill between making a folder and signing it leaves it empty: nobody can know whose it is until it is old.
     assert [path for path in (own_cache / "tmp").iterdir() if not path.is_dir() or any(path.iterdir())] == []
+
+
+def test_a_builder_in_another_container_sweeps_nothing_of_a_running_one(
+    project: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two process id namespaces on one cache: a number means another process, or none, to the other."""
+    if os.geteuid() != 0:
+        pytest.skip("a namespace of process ids needs root; runs as root in CI")
+    own = tmp_path / "cache"
+    own.mkdir()
+    (own / "base").symlink_to(cache / "base")
+    shutil.copytree(cache / "stages", own / "stages", ignore=shutil.ignore_patterns(".*"), copy_function=os.link)
+    monkeypatch.setenv("HARNESS_CACHE", str(own))
+    assert harness(project, "build", "2").returncode == 0
+    other = tmp_path / "other"
+    shutil.copytree(project, other, symlinks=True, ignore=shutil.ignore_patterns("catalog"))
+    dockerfile = other / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(f"{dockerfile.read_text()}RUN touch /other && sync\n")
+    contained = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    inside = builder(other, within=contained)
+    until(inside, "Starting build")
+    (number,) = Path(f"/proc/{inside.pid}/task/{inside.pid}/children").read_text().split()
+    os.kill(int(number), signal.SIGSTOP)  # its engine goes on
+    (building,) = (own / "stages").glob(".building-*")
+    change_program(project, "# other")
+    done = harness(project, "build", "2")
+    assert done.returncode == 0, done.stderr
+    assert "leftover" not in done.stderr
+    assert building.exists()
+    os.kill(int(number), signal.SIGCONT)
+    said = inside.communicate()[1]
+    assert inside.returncode == 0, said
+    assert not building.exists()
+
+
+def test_an_image_that_vanished_while_it_was_built_is_said_in_a_line(tmp_path: Path) -> None:
+    store = StageStore(tmp_path)
+    with (
+        pytest.raises(HarnessError, match="somebody removed the image that was just built; build again"),
+        store.aside("ab" * 32) as temporary,
+    ):
+        store.keep(temporary, "ab" * 32)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_builder_that_was_suspended_too_long_publishes_nothing(project: Path, own_cache: Path) -> None:
@@ -184,6 +230,29 @@ def test_a_full_catalog_keeps_what_it_has(project: Path, own_cache: Path, disk: 
     done = harness(project, "build", "2", env=env)
     assert done.returncode == 0, done.stderr
     assert catalog.current(NAME) != before
+
+
+def test_a_build_with_nothing_to_do_is_done_on_a_cache_that_cannot_be_written(
+    project: Path, cache: Path, disk: Path
+) -> None:
+    for name in ("base", "stages"):
+        (disk / name).symlink_to(cache / name)
+    env = {"HARNESS_CACHE": str(disk)}
+    assert harness(project, "build", "2", env=env).returncode == 0
+    (disk / "digests.json").unlink(missing_ok=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    done = harness(project, "build", "2", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stderr
+    note = f"note: {disk}/digests.json: digests of files cannot be remembered: read-only file system"
+    assert note in done.stderr
+    change_program(project, "# other")
+    done = harness(project, "build", "2", env=env)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(
+        rf"^error: {disk}/\S+: its file system is read-only; .*set HARNESS_CACHE", done.stderr, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,61 @@ def test_an_export_onto_a_full_disk_leaves_what_was_there(built_project: Path, d
     exported(built_project, disk / "new.sif")
 
 
+@pytest.mark.parametrize("offset", [0, 2_000_000])
+def test_a_damaged_stack_is_replaced_and_every_image_on_it_is_whole_again(
+    built_project: Path, catalog: Catalog, offset: int
+) -> None:
+    env = {"CATALOG": str(catalog.root)}
+    before = current(catalog)
+    flip(files_of(catalog)[1], offset)
+    assert harness(built_project, "catalog", "verify", env=env).returncode == 1
+    done = harness(built_project, "build", "2", env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"{STACK}: note: a damaged stack was replaced, " in done.stderr
+    assert current(catalog).sha256 == before.sha256
+    checked = harness(built_project, "catalog", "verify", env=env)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_of_a_damaged_stack_that_another_key_signed_the_images_on_it_are_named(
+    built_project: Path, catalog: Catalog, tmp_path: Path
+) -> None:
+    colleague = signing_key({"XDG_CONFIG_HOME": str(tmp_path / "colleague")})
+    trust(colleague.public_pem, catalog.keys, "colleague")
+    other = catalog.folder("tutorial3.cpu")
+    shutil.copytree(catalog.folder(NAME), other, symlinks=True)
+    stack = files_of(catalog)[1]
+    flip(stack, 2_000_000)
+    env = {"CATALOG": str(catalog.root), KEY_VARIABLE: str(colleague.path)}
+    done = harness(built_project, "build", "2", env=env)
+    assert done.returncode == 0, done.stderr
+    said = f"{stack} is damaged and another key signed it; images on it that must be built again: {NAME}, tutorial3.cpu"
+    assert done.stderr.count(said) == 1
+    assert stack.exists()
+    catalog.verify(current(catalog))
+
+
+def test_a_catalog_whose_keys_somebody_took_away_trusts_no_builder(
+    built_project: Path, catalog: Catalog, tmp_path: Path
+) -> None:
+    stranger = signing_key({"XDG_CONFIG_HOME": str(tmp_path / "stranger")})
+    env = {"CATALOG": str(catalog.root), KEY_VARIABLE: str(stranger.path)}
+    for key in catalog.keys.iterdir():
+        key.unlink()
+    before = current(catalog)
+    done = harness(built_project, "build", "2", env=env)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert "this catalog holds images and trusts no key" in last
+    assert "harness key --trust FILE" in last
+    assert list(catalog.keys.iterdir()) == []
+    assert current(catalog) == before
+    shutil.rmtree(catalog.images)
+    founded = harness(built_project, "build", "2", env=env)  # an empty catalog: the first to build founds its trust
+    assert founded.returncode == 0, founded.stderr
+    assert current(catalog).signed_by == stranger.fingerprint
+
+
 # --- nothing that was changed ------------------------------------------------------------------
 
 
@@ -440,6 +495,43 @@ def test_rolling_back_makes_the_image_before_current_and_refuses_a_damaged_one(
     unknown = harness(built_project, "catalog", "rollback", "nonsense", env=env)
     assert unknown.returncode == 2
     assert NAME in unknown.stderr
+
+
+def test_a_broken_manifest_hides_no_other_image_and_nothing_is_removed_by_mistake(
+    built_project: Path, catalog: Catalog
+) -> None:
+    env = {"CATALOG": str(catalog.root)}
+    first = current(catalog)
+    second = publish_another(catalog, "second", "2999-01-01", stack="of the second")
+    third = publish_another(catalog, "third", "2999-01-02")
+    assert second.stack_image is not None
+    catalog.manifest_file(NAME, second.sha256).write_text("{")
+    assert catalog.versions(NAME) == [third, first]
+    listed = harness(built_project, "catalog", "list", env=env)
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(rf"^  {NAME}  {second.sha256[:12]}  broken: .*broken manifest: ", listed.stdout, re.MULTILINE)
+    assert f"* {NAME}  {third.sha256[:12]}" in listed.stdout
+
+    collected = harness(built_project, "catalog", "gc", "--keep", "1", env=env)
+    assert collected.returncode == 0, collected.stderr
+    assert "note: it stays, with its stack: " in collected.stderr
+    assert catalog.versions(NAME)[0] == third
+    assert catalog.files(second).main.is_file()
+    assert catalog.stack_file(STACK, second.stack_image.sha256).is_file()
+
+    # Where even the stack that it stands on is unknown, all of them stay.
+    nobodys = publish_another(catalog, "fourth", "2999-01-03", stack="of the fourth")
+    assert nobodys.stack_image is not None
+    catalog.remove(NAME, nobodys.sha256)
+    catalog.flip(NAME, second.sha256)
+    (catalog.version(NAME, second.sha256) / "stack.sif").unlink()
+    assert harness(built_project, "catalog", "gc", "--keep", "1", env=env).returncode == 0
+    assert catalog.stack_file(STACK, nobodys.stack_image.sha256).is_file()
+    assert catalog.files(second).main.is_file()  # it is current
+
+    back = harness(built_project, "catalog", "rollback", "2", env=env)
+    assert back.returncode == 0, back.stderr
+    assert current(catalog) == third
 
 
 # --- parts -------------------------------------------------------------------------------------

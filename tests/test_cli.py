@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_project import REPOSITORY, harness
+from small_disk import fill
+from tiny_project import REPOSITORY, harness, make_tiny_project
+
+from harness.cli.main import explained
 
 COMMANDS = [
     "list",
@@ -31,6 +35,29 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Example" in done.stdout
     assert f"harness {command}" in done.stdout
+
+
+@pytest.mark.parametrize("state", ["full", "read-only"])
+def test_what_the_machine_refuses_is_one_line_without_a_traceback(disk: Path, state: str) -> None:
+    project = make_tiny_project(disk / "project")
+    if state == "full":
+        fill(disk, 0)
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    done = harness(project, "defs", env={"HARNESS_CACHE": str(disk / "cache")})
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: {disk}")
+    assert ("no space left" if state == "full" else "its file system is read-only") in line
+    assert "set HARNESS_CACHE and CATALOG to" in line
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    assert explained(FileNotFoundError(errno.ENOENT, "gone", "x")) is None
+    assert explained(OSError("no number")) is None
+    refused = explained(PermissionError(errno.EACCES, "no", "/x"))
+    assert refused is not None
+    assert str(refused).startswith("/x: not allowed; ")
 
 
 def test_make_help_names_every_target() -> None:

@@ -21,6 +21,7 @@ from test_tutorials import small_cluster  # noqa: F401 - the fixture
 from tiny_project import REPOSITORY, harness, make_tiny_project
 
 from harness.cluster import PrivateCluster
+from harness.image.driver import reachable
 from harness.lock.python import index_options
 from harness.project import Project
 from harness.run.paths import RunPaths
@@ -208,7 +209,8 @@ def test_a_real_tutorial_in_an_environment_of_its_lock(
     prefix = tmp_path / "env"
     subprocess.run([sys.executable, "-m", "uv", "venv", "-q", "--python", "3.11", prefix], check=True)
     install = [sys.executable, "-m", "uv", "pip", "install", "-q", "--no-deps", "--require-hashes", "--python", prefix]
-    install += index_options(load_stack(Project(REPOSITORY), "pytorch").variants["cpu"])
+    parts = load_stack(Project(REPOSITORY), "pytorch").variants["cpu"]
+    install += index_options(reachable(parts.extra_indexes, print))
     lock = REPOSITORY / "containers/pytorch/requirements.cpu.lock"
     subprocess.run([*install, "-r", lock], check=True)
     environment = {**os.environ, **small_cluster.environment(), "CONDA_ENV": str(prefix), "PRESET": "smoke"}

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from small_disk import fill
 
 from harness.files import sha256_of
 from harness.image import digests
@@ -28,8 +29,23 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def digest(memory: Path, file: Path) -> str:
-    with FileDigests.opened(memory) as known:
+    with FileDigests.opened(memory, pytest.fail) as known:
         return known(file)
+
+
+def test_a_memory_that_cannot_be_written_is_a_note_and_hides_no_error(
+    tmp_path: Path, disk: Path, read: list[Path]
+) -> None:
+    file = tmp_path / "a"
+    file.write_text("one")
+    fill(disk, 0)
+    said: list[str] = []
+    with FileDigests.opened(disk / "memory", said.append) as known:
+        assert known(file) == sha256_of(file)
+    assert said == [f"note: {disk}/memory: digests of files cannot be remembered: no space left on device"]
+    with pytest.raises(ZeroDivisionError), FileDigests.opened(disk / "memory", said.append) as known:
+        known(file)
+        raise ZeroDivisionError
 
 
 def test_an_untouched_file_is_read_once(tmp_path: Path, read: list[Path]) -> None:

@@ -155,6 +155,79 @@ def test_rebuild_names_the_file_that_differs(project: Path, built_project: Path,
     assert "definition: content" in found
 
 
+DEMANDING = """\
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+FROM ${BASE_IMAGE} AS make
+COPY ["early file.txt", "/early/"]
+FROM ${BASE_IMAGE}
+ENV GREETING="good day" PATH=/opt/stack/bin:$PATH
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends python3 >/dev/null \\
+ && rm -rf /var/lib/apt/lists/* && ln -s python3 /usr/bin/python
+COPY --from=make /early /early
+COPY folder /folder
+COPY current /current
+COPY requirements.lock /opt/stack/requirements.lock
+"""
+
+
+def demand_much(project: Path) -> None:
+    """A stack whose earlier stage copies a file with a blank in its name, with links in a folder and to one."""
+    stack = project / "containers/tiny"
+    (stack / "Dockerfile.cpu").write_text(DEMANDING)
+    (stack / "early file.txt").write_text("early")
+    (stack / "folder").mkdir()
+    (stack / "folder/a.txt").write_text("a")
+    (stack / "folder/link").symlink_to("a.txt")
+    (stack / "folder/out").symlink_to("/nowhere")
+    (stack / "version-2").mkdir()
+    (stack / "version-2/b.txt").write_text("b")
+    (stack / "current").symlink_to("version-2")
+    (stack / "nobodys").symlink_to("/somewhere/else")
+
+
+def test_links_and_what_earlier_stages_copy_are_among_the_files_of_an_image(project: Path, tmp_path: Path) -> None:
+    demand_much(project)
+    tutorial = load_tutorial(Project(project), "2")
+    definition = tutorial_definition(Project(project), tutorial, "cpu")
+    files = made_from(Project(project), tutorial, "cpu", definition)
+    of_stack = {name.removeprefix("containers/tiny/"): file for name, file in files.items() if "/tiny/" in name}
+    links = {name: file.link for name, file in of_stack.items() if file.link is not None}
+    assert links == {"folder/link": "a.txt", "folder/out": "/nowhere", "current": "version-2"}
+    assert of_stack["early file.txt"].text == "early"
+    assert "link" not in of_stack["early file.txt"].model_dump()
+    written = {name: SourceFile.model_validate_json(file.model_dump_json()) for name, file in files.items()}
+    again = write_project(written, tmp_path / "again")
+    assert definition_key(again, tutorial_definition(again, load_tutorial(again, "2"), "cpu")) == definition_key(
+        Project(project), definition
+    )
+    assert changed_files(files, again.root) == changed_files(files, project) == []
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", str(project), *command], check=True)
+    assert find_revision(files, project) is not None
+    (project / "containers/tiny/current").unlink()
+    (project / "containers/tiny/current").symlink_to("folder")
+    assert changed_files(files, project) == ["containers/tiny/current"]
+
+
+@pytest.mark.apptainer
+@pytest.mark.slow
+def test_an_image_with_links_and_an_earlier_stage_is_built_again_from_what_is_inside(project: Path) -> None:
+    demand_much(project)
+    built = harness(project, "build", "2")
+    assert built.returncode == 0, built.stderr
+    again = harness(project, "rebuild", "--verify", "2")
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    files = {"a": SourceFile(link=str(elsewhere)), "a/b": SourceFile(text="mine")}
+    with pytest.raises(HarnessError, match="'a' is a link and a folder"):
+        write_project(files, tmp_path / "project")
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_the_files_of_an_image_make_a_project_again_and_are_found_in_the_history(project: Path, tmp_path: Path) -> None:
     tutorial = load_tutorial(Project(project), "2")
     definition = tutorial_definition(Project(project), tutorial, "cpu")

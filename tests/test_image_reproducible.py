@@ -78,11 +78,15 @@ def test_two_builds_from_empty_caches_give_the_same_file(
 @pytest.mark.apptainer
 def test_byte_code_stays_valid_though_file_times_are_clamped(built_project: Path) -> None:
     """Byte code that a build wrote names its source by hash; stale byte code would be compiled at every import."""
-    image = image_of(built_project / "catalog", "tutorial2.cpu")
+    expect_valid_byte_code(image_of(built_project / "catalog", "tutorial2.cpu"), "glob.glob('/usr/lib/python3*/*.py')")
+
+
+def expect_valid_byte_code(image: list[str], sources: str) -> None:
+    """All byte code beside ``sources`` (Python, in the image) is what its interpreter takes without compiling anew."""
     program = (
-        "import glob, importlib.util, os, struct\n"
+        "import glob, importlib.util, os, struct, sysconfig\n"
         "stale, seen = [], 0\n"
-        "for source in glob.glob('/usr/lib/python3*/*.py'):\n"
+        f"for source in {sources}:\n"
         "    cached = importlib.util.cache_from_source(source)\n"
         "    if not os.path.exists(cached): continue\n"
         "    seen += 1\n"
@@ -96,14 +100,32 @@ def test_byte_code_stays_valid_though_file_times_are_clamped(built_project: Path
     assert done.returncode == 0, done.stderr
 
 
+def copy_of_the_checkout(root: Path) -> Path:
+    """The files of this checkout elsewhere, with another umask and other times, and without its history."""
+    listed = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if not (REPOSITORY / name).is_file():
+            continue  # removed, and git was not told
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, root / name, follow_symlinks=False)
+        if not (root / name).is_symlink():
+            (root / name).chmod((root / name).stat().st_mode | 0o020)
+            os.utime(root / name, (EPOCH + 1000, EPOCH + 1000))
+    return root
+
+
 @needs_engine
 @pytest.mark.apptainer
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_builds_of_the_pytorch_image_give_the_same_file(tmp_path: Path, cache: Path) -> None:
     one = build_from_empty(REPOSITORY, tmp_path / "a", cache, "mnist", "0")
-    two = build_from_empty(REPOSITORY, tmp_path / "b", cache, "mnist", "0-63")
+    elsewhere = copy_of_the_checkout(tmp_path / "elsewhere" / "checkout")
+    two = build_from_empty(elsewhere, tmp_path / "b", cache, "mnist", "0-63")
     assert two.sha256 == one.sha256
+    packages = "glob.glob(sysconfig.get_paths()['purelib'] + '/**/*.py', recursive=True)"
+    expect_valid_byte_code(image_of(tmp_path / "b" / "catalog", one.name), packages)
 
 
 def test_the_lines_that_make_a_definition_reproducible_stand_around_its_own() -> None:

@@ -216,7 +216,9 @@ def test_a_damaged_image_does_not_start(at: Path, tmp_path: Path) -> None:
     copy.write_bytes(data)
     done = bash(CPU_JOB, IMAGE=str(copy))
     assert done.returncode == 2
-    assert "is damaged" in errors(done.stderr)[0]
+    (line,) = errors(done.stderr)
+    assert "is damaged" in line
+    assert line.endswith("; build it again: make build-sif TUT=xscow-2 VARIANT=cpu")
 
 
 @needs_slurm

@@ -17,7 +17,7 @@ import pytest
 from harness import lease as lease_module
 from harness.errors import UserError
 from harness.lease import INTERVAL_VARIABLE, LeaseLostError, LeaseRecord, lease
-from harness.owner import OWNER_FILE, Owner, is_abandoned, sign_folder
+from harness.owner import FOREIGN_AGE_S, OWNER_FILE, Owner, is_abandoned, sign_folder, signed_prefix
 
 SHORT_S = 0.1
 HOLD = """
@@ -186,11 +186,47 @@ def test_a_temporary_folder_is_abandoned_when_its_maker_has_ended(tmp_path: Path
     ):
         (tmp_path / OWNER_FILE).write_text(json.dumps({**record, **changed}))
         assert is_abandoned(tmp_path) == abandoned, changed
+
+
+def test_a_maker_that_was_killed_before_it_signed_is_known_by_the_folders_name(tmp_path: Path) -> None:
+    make = "import os, sys; from harness.owner import signed_prefix as s; os.mkdir(s(sys.argv[1] + '/build-x-') + 'y')"
+    subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=True)
+    (folder,) = tmp_path.iterdir()
+    assert is_abandoned(folder)
+    mine = Path(f"{tmp_path}{signed_prefix('/build-x-')}y")
+    mine.mkdir()
+    assert not is_abandoned(mine)
+    boot = folder.name.split("-")[2].split(".")[0]
+    elsewhere = folder.rename(folder.with_name(folder.name.replace(boot, "0" * 8)))
+    assert not is_abandoned(elsewhere)  # another machine's
+
+
+@pytest.mark.parametrize("owner", [{"boot_id": "another", "host": "far-away"}, {"pid_namespace": "pid:[1]"}, None])
+def test_what_nobody_here_can_know_is_abandoned_when_it_has_not_changed_for_a_day(
+    tmp_path: Path, owner: dict[str, str] | None
+) -> None:
+    folder = tmp_path / ".building-x"
+    (folder / "below").mkdir(parents=True)
+    if owner is not None:
+        sign_folder(folder)
+        record = json.loads((folder / OWNER_FILE).read_text())
+        (folder / OWNER_FILE).write_text(json.dumps({**record, **owner}))
+    image = folder / "below" / "x.sif"
+    image.touch()
+    old = time.time() - FOREIGN_AGE_S - 60
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (old, old))
+    assert is_abandoned(folder)
+    image.write_text("more")
+    assert not is_abandoned(folder)
+
+
+def test_a_file_with_the_number_of_a_process_is_left_alone_for_a_day_whoever_has_that_number(tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    for pid, abandoned in ((ended.pid, True), (os.getpid(), False)):
-        file = tmp_path / f".building-{pid}-x.sif"
-        file.touch()
-        assert is_abandoned(file) == abandoned
-    (tmp_path / "somebody-elses").mkdir()
-    assert not is_abandoned(tmp_path / "somebody-elses")
+    file = tmp_path / f".building-{ended.pid}-x.sif"
+    file.touch()
+    assert not is_abandoned(file)
+    old = time.time() - FOREIGN_AGE_S - 60
+    os.utime(file, (old, old))
+    assert is_abandoned(file)

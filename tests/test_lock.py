@@ -17,6 +17,7 @@ from conftest import NO_ENGINE
 from package_sources import PackageSources, package_sources
 from tiny_project import HARNESS, harness, main_file, make_tiny_project
 
+from harness.definition.context import Context
 from harness.definition.dockerfile import parse_dockerfile
 from harness.errors import SpecError
 from harness.image.base import ensure_base
@@ -296,7 +297,9 @@ def test_apt_commands_are_read_from_run_lines(run: str, commands: list[str]) -> 
     assert [str(command) for command in apt_commands(instructions)] == commands
 
 
-def test_packages_of_stages_that_the_image_does_not_stand_on_are_not_its_own() -> None:
+def test_packages_of_stages_that_the_image_does_not_stand_on_are_not_its_own(tmp_path: Path) -> None:
+    for name in ("a.list", "b.list", "k.gpg"):
+        (tmp_path / name).touch()
     text = (
         "FROM debian AS base\nRUN apt-get install -y a\nFROM debian AS tools\nRUN apt-get install -y gcc\n"
         "FROM base\nCOPY --from=tools /x /x\nCOPY a.list b.list /etc/apt/sources.list.d/\n"
@@ -306,10 +309,28 @@ def test_packages_of_stages_that_the_image_does_not_stand_on_are_not_its_own() -
     instructions = parse_dockerfile(text, "Dockerfile")
     assert [str(command) for command in apt_commands(instructions)] == ["install a", "install b"]
     folder = "/etc/apt/sources.list.d"
-    assert apt_files(instructions) == [
+    assert apt_files(instructions, Context.of(tmp_path, "")) == [
         ("a.list", f"{folder}/a.list"),
         ("b.list", f"{folder}/b.list"),
         ("k.gpg", "/usr/share/keyrings/l.gpg"),
+    ]
+
+
+def test_of_a_folder_that_is_copied_to_apt_each_file_counts(tmp_path: Path) -> None:
+    for name in ("sources.list.d/a.list", "sources.list.d/b.list", "etc/apt/preferences.d/x", "etc/hosts", "one.list"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".dockerignore").write_text("**/b.list\n")
+    text = (
+        "FROM debian\nCOPY sources.list.d/ /etc/apt/sources.list.d/\nCOPY sources.list.d /etc/apt/other.d\n"
+        "COPY etc/ /etc/\nCOPY etc /app/\nCOPY *.list /etc/apt/sources.list.d/\nCOPY one.list /etc/apt/sources.list\n"
+    )
+    assert apt_files(parse_dockerfile(text, "Dockerfile"), Context.of(tmp_path, "")) == [
+        ("sources.list.d/a.list", "/etc/apt/sources.list.d/a.list"),
+        ("sources.list.d/a.list", "/etc/apt/other.d/a.list"),
+        ("etc/apt/preferences.d/x", "/etc/apt/preferences.d/x"),
+        ("one.list", "/etc/apt/sources.list.d/one.list"),
+        ("one.list", "/etc/apt/sources.list"),
     ]
 
 
@@ -365,6 +386,27 @@ def test_the_check_names_what_changed_since_a_lock_was_made(world: World, tmp_pa
     assert refused.returncode == 1
     assert "requirements.in: changed since it was locked; lock again, or undo the change" in refused.stderr
     assert not (root / "catalog/images").exists()
+
+
+@needs_apt
+def test_a_folder_of_sources_is_locked_as_its_files_are(world: World, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(world.root, tmp_path / "project"))
+    copy = World(root, world.sources, world.cache)
+    folder = root / "containers/tiny"
+    (folder / "sources.list.d").mkdir()
+    (folder / "local.list").rename(folder / "sources.list.d/local.list")
+    line = "COPY local.list /etc/apt/sources.list.d/local.list"
+    assert line in DOCKERFILE
+    (folder / "Dockerfile.cpu").write_text(DOCKERFILE.replace(line, "COPY sources.list.d/ /etc/apt/sources.list.d/"))
+    done = copy.harness("lock", "tiny", "-v", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "drifty" in (copy.lock().apt or {})
+    assert "sources.list.d/local.list" in copy.lock().inputs.files
+    assert copy.harness("lock", "--check", "-v", "cpu").returncode == 0
+    (folder / "sources.list.d/more.list").write_text("# more\n")
+    checked = copy.harness("lock", "--check", "-v", "cpu")
+    assert checked.returncode == 1
+    assert "sources.list.d/more.list: new since it was locked" in checked.stderr
 
 
 # --- comparing --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from tiny_project import exported, harness, image_of, main_file
 
 from harness.image.base import base_source
+from harness.image.overlay import folder_modes
 
 pytestmark = pytest.mark.apptainer
 
@@ -73,10 +74,12 @@ MORE_STAGES = """\
 ARG LEVEL=3
 ENV PATH=/opt/tools:${PATH} TWO="a b"
 WORKDIR /opt/stack
-RUN umask 077 && sort requirements.lock >sorted && cd / && sort -o /opt/stack/kept /opt/stack/sorted
+RUN umask 077 && sort requirements.lock >sorted && cd / && sort -o /opt/stack/kept /opt/stack/sorted && \\
+    mkdir /opt/again && touch /opt/again/old && chgrp staff /opt && chmod 2775 /opt
 ENV THREE=${TWO}c
 RUN unlink sorted && unlink /usr/share/perl5/Debconf/Log.pm && pwd >place && \\
-    echo "$PATH|$LEVEL|$TWO|$THREE|$DEBIAN_FRONTEND" >seen
+    echo "$PATH|$LEVEL|$TWO|$THREE|$DEBIAN_FRONTEND" >seen && \\
+    rm -rf /opt/again && mkdir /opt/again && touch /opt/again/new
 USER daemon
 WORKDIR /opt/own
 RUN id -un | tee who && pwd >>who
@@ -108,6 +111,9 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
     partitions = subprocess.run(["apptainer", "sif", "list", str(ours)], capture_output=True, text=True, check=True)
     assert "Squashfs/Overlay" in partitions.stdout
 
+    layer = folder_modes(main_file(project / "catalog", "tutorial2.cpu"), ["opt", "opt/tutorial"])
+    assert layer == {"opt": (0o2775, 0, 50), "opt/tutorial": (0o755, 0, 0)}  # its owner in a container is mapped
+
     plain = tmp_path / "plain.sif"
     with base_source("docker.io/library/debian:bookworm-slim", cache) as base:
         arguments = ["--fakeroot", "--build-arg", f"BASE_IMAGE={base.resolved}", str(plain), "defs/tutorial2.cpu.def"]
@@ -126,6 +132,9 @@ def test_a_staged_image_has_the_tree_of_a_plain_build_of_the_committed_definitio
         assert len(mine) > 3000
         assert {"opt/own/who", "opt/stack/kept", "opt/stack/seen", "opt/stack/tool"} <= mine.keys()
         assert "opt/stack/sorted" not in mine
+        assert "opt/again/new" in mine
+        assert "opt/again/old" not in mine  # a folder that is removed and made anew is another one
+        assert mine["opt"].startswith("d 2775 ")
         assert {
             path: (mine.get(path), theirs.get(path))
             for path in mine.keys() | theirs.keys()

@@ -9,17 +9,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_proxy import FINE, Fault, fault_proxy, script
+from tiny_project import harness
 
+from harness.catalog.catalog import Catalog
 from harness.errors import HarnessError
 from harness.image import local_registry, registry
 from harness.image.base import BaseRecord, base_source, ensure_base
+from harness.image.cache_entries import cache_entries
+from harness.image.cache_needs import Needs
 from harness.image.process import run_command
 from harness.image.registry import RegistryUnreachableError, probe
+from harness.image.sources import SILENCE_S
 from harness.runtime.retry import RetryPolicy
 
 SLIM = "debian:bookworm-slim"
@@ -88,6 +94,78 @@ def test_a_flapping_registry_gives_the_image(served: str, slim: BaseRecord, tmp_
     said = "\n".join(lines)
     for words in ("HTTP 503", "HTTP 429", "HTTP 500", "HTTP 502", "broke off", "asking again in"):
         assert words in said
+
+
+def test_a_registry_that_is_silent_for_a_while_is_asked_again_before_anything_is_bootstrapped(
+    served: str, slim: BaseRecord, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    hiccup = script("HEAD", Fault(silent=True), Fault(silent=True))
+    with fault_proxy(served, hiccup) as proxy:
+        record = ensure_base(
+            SLIM, tmp_path, mirrors=[proxy.host], policy=QUICK, probe_timeout_s=0.3, on_line=lines.append
+        )
+    assert (record.origin, record.digest) == ("registry", slim.digest)
+    assert not (tmp_path / "base").exists()
+    assert sum(f"asking {proxy.host} again in" in line for line in lines) == 2
+
+
+def test_registries_that_stay_silent_cost_ten_seconds_and_no_more(served: str, tmp_path: Path) -> None:
+    patient = RetryPolicy(attempts=1000, first_pause_s=0.01, longest_pause_s=0.1)
+    with (
+        fault_proxy(served, script("HEAD", rest=Fault(silent=True))) as one,
+        fault_proxy(served, script("HEAD", rest=Fault(silent=True))) as other,
+    ):
+        started = time.monotonic()
+        with pytest.raises(RegistryUnreachableError, match="no answer"):
+            ensure_base("team/app:1", tmp_path, mirrors=[one.host, other.host], policy=patient, probe_timeout_s=1.0)
+        assert SILENCE_S < time.monotonic() - started < SILENCE_S + 3.0
+
+
+def test_a_refresh_takes_the_registrys_base_from_now_on(
+    served: str, slim: BaseRecord, cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cache / "base", tmp_path / "base")
+    assert ensure_base(SLIM, tmp_path, mirrors=[served]).origin == "bootstrapped"
+    assert ensure_base(SLIM, tmp_path, mirrors=[served], refresh=True).origin == "registry"
+    assert ensure_base(SLIM, tmp_path, mirrors=[served]).origin == "registry"
+
+
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("apptainer") is None, reason="needs scripts/install-apptainer")
+def test_a_build_can_be_told_to_ask_the_registries_again(
+    served: str, cache: Path, tmp_path: Path, project: Path, built_project: Path
+) -> None:
+    shutil.copytree(cache / "base", tmp_path / "base")
+    (tmp_path / "stages").symlink_to(cache / "stages")
+    env = {"HARNESS_CACHE": str(tmp_path)}
+    site = project / "sites/default.toml"
+    site.write_text(f'{site.read_text()}\n[mirrors]\nregistry = ["http://{served}"]\n')
+    catalog = Catalog(project / "catalog")
+    for options, origin in (([], "bootstrapped"), (["--refresh-base"], "registry"), (["--force"], "registry")):
+        done = harness(project, "build", "2", *options, env=env)
+        assert done.returncode == 0, done.stderr
+        manifest = catalog.current("tutorial2.cpu")
+        assert manifest is not None
+        assert manifest.base.origin == origin
+        assert ("bootstrapped here on" in done.stderr) == (origin == "bootstrapped")
+
+
+def test_a_base_and_a_part_are_as_old_as_their_last_use(served: str, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(cache / "base", tmp_path / "base")
+    with base_source(f"{served}/library/debian:bookworm-slim", tmp_path) as image:
+        pull(image.resolved, tmp_path / "oci")
+    long_ago = 1_000_000_000
+    for path in [*tmp_path.glob("base/debian-*"), *tmp_path.glob("base/*/base.json"), *tmp_path.glob("blobs/*/*")]:
+        os.utime(path, (long_ago, long_ago))
+    before = {entry.path: entry for entry in cache_entries(tmp_path, Needs())}
+    assert {entry.kind for entry in before.values()} == {"base", "blob"}
+    assert {entry.used_at for entry in before.values()} == {long_ago}
+    record = ensure_base(SLIM, tmp_path)
+    assert record.bootstrapped_on == "2001-09-09"  # when it was made, not when it was used
+    with base_source(f"{served}/library/debian:bookworm-slim", tmp_path) as image:
+        pull(image.resolved, tmp_path / "oci2")
+    assert min(entry.used_at for entry in cache_entries(tmp_path, Needs())) > time.time() - 3600
 
 
 def test_a_mirror_that_never_finishes_is_left_for_the_next(served: str, tmp_path: Path) -> None:

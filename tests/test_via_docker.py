@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_project import DOCKERFILE, harness
+from test_overlay import environment as running_environment
+from test_overlay import tree as running_tree
+from tiny_project import DOCKERFILE, exported, harness
 
 from harness.catalog.catalog import Catalog
 from harness.definition.dockerfile import parse_dockerfile
@@ -28,6 +30,10 @@ from harness.image.via_docker import docker_engine as sdk_engine
 from harness.site import Mirrors
 
 NAME = "tutorial2.cpu"
+OF_THE_WAY = {
+    f".singularity.d/{name}" for name in ("base-environment", "env/10-docker2singularity.sh", "env/90-environment.sh")
+}
+"""Files that set an image's variables, each way by its own means; the variables that come out are compared."""
 
 
 def test_without_an_engine_it_is_one_line_that_says_what_to_do(project: Path) -> None:
@@ -166,6 +172,7 @@ def test_both_ways_give_the_same_image(project: Path, cache: Path, tmp_path: Pat
     assert manifest.via == "docker"
     assert manifest.builder.startswith("docker ")
     assert "docker" in read_lock(catalog.files(manifest).main).tools
+    image_by_docker = exported(project, tmp_path / "docker.sif")
     again = harness(project, "build", "2", "--via", "docker", env=env)
     assert "up to date" in again.stderr, again.stderr
 
@@ -174,6 +181,14 @@ def test_both_ways_give_the_same_image(project: Path, cache: Path, tmp_path: Pat
     current = catalog.current(NAME)
     assert current is not None
     assert (current.via, current.definition_sha256) == ("apptainer", manifest.definition_sha256)
+
+    # The tutorial's images, as who runs them sees them.
+    image = exported(project, tmp_path / "apptainer.sif")
+    seen, wanted_seen = (running_tree([str(path)]) for path in (image_by_docker, image))
+    assert len(seen) > 3000
+    other = {path for path in seen.keys() | wanted_seen.keys() if seen.get(path) != wanted_seen.get(path)}
+    assert other <= OF_THE_WAY, sorted(other)
+    assert running_environment([str(image_by_docker)]) == running_environment([str(image)])
 
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.catalog.catalog import PUBLISHING, Catalog, ImageFiles
+from harness.catalog.fresh import broken
 from harness.catalog.manifest import BaseOrigin, Manifest, StackManifest
 from harness.catalog.revision import git_revision
 from harness.errors import CommandError, HarnessError, UserError
@@ -25,7 +26,7 @@ from harness.image.parts import layer_assembly, signed_file_systems, stack_assem
 from harness.image.sif import content_digest, read_sif, signer_ids
 from harness.image.sign import seal, signed
 from harness.lease import Lease
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.project import Variant, image_name
 from harness.tutorial import Tutorial
 
@@ -103,14 +104,27 @@ class CatalogBuilder:
         return manifest
 
     def _up_to_date(self, name: str, key: str) -> Manifest | None:
-        """The current image, read and found whole, where it is the checkout's and a trusted key signed it."""
-        current = self.catalog.current(name)
+        """The current image, read and found whole, where it is the checkout's and a trusted key signed it.
+
+        One that is missing, damaged or without its manifest is none: it is built again.
+        """
+        try:
+            current = self.catalog.current(name)
+        except HarnessError as error:
+            self.images.progress(f"{name}: note: {broken(error)}")
+            return None
         fingerprints = {public.fingerprint for public in trusted_keys(self.catalog.keys)}
         if current is None or current.definition_sha256 != key or current.signed_by not in fingerprints:
             return None
         if (current.compression, current.via) != (self.images.compression.label, self.images.via):
             return None
-        self.catalog.verify(current, self.verified)
+        if current.has_layer != self.images.use_overlay:
+            return None
+        try:
+            self.catalog.verify(current, self.verified)
+        except HarnessError as error:
+            self.images.progress(f"{name}: note: {broken(error)}")
+            return None
         self.before_publication(self.catalog.files(current).main)
         self.images.progress(f"{name}: up to date")
         return current
@@ -159,7 +173,9 @@ class CatalogBuilder:
 
         def still_there() -> None:
             if self._stack(stack.name, stage, signer, trusted) != stack:
-                raise HarnessError("its stack was removed while it was built", where=str(below), fix="build it again")
+                raise HarnessError(
+                    "its stack was removed while it was built", where=str(below), fix="run the same command again"
+                )
 
         bytes_of_whole = max(d.end for d in whole.sif.objects())
         return _Made(
@@ -215,14 +231,35 @@ class CatalogBuilder:
         self.catalog.sweep(self.catalog.stack_leftovers(), self.images.progress)
         fingerprint = self.images.stages.fingerprint(stage.stem, lambda: stack_fingerprint(stage))
         known = {public.fingerprint for public in trusted}
+        damaged: list[Path] = []
         for manifest in self.catalog.stack_manifests(name):
+            if isinstance(manifest, HarnessError):
+                self.images.progress(f"{name}: note: {manifest}")
+                continue
             path = self.catalog.stack_file(name, manifest.sha256)
-            if manifest.fingerprint == fingerprint and path.is_file() and known.intersection(signer_ids(path)):
-                if path in self.verified or sha256_of(path) == manifest.sha256:
-                    self.verified.add(path)
-                    return manifest
-                self.images.progress(f"{name}: removing a damaged stack, {path.name}")
-        return self._new_stack(name, stage, fingerprint, signer, trusted)
+            if manifest.fingerprint != fingerprint or not path.is_file():
+                continue
+            if path not in self.verified and sha256_of(path) != manifest.sha256:
+                damaged.append(path)
+                continue
+            self.verified.add(path)
+            if known.intersection(signer_ids(path)):
+                return manifest
+        made = self._new_stack(name, stage, fingerprint, signer, trusted)
+        for path in damaged:
+            self._say_mended(name, path, self.catalog.stack_file(name, made.sha256))
+        return made
+
+    def _say_mended(self, name: str, damaged: Path, made: Path) -> None:
+        """Equal file systems signed with one key are one file, so what stood on a damaged stack is whole again."""
+        if damaged == made:
+            self.images.progress(f"{name}: note: a damaged stack was replaced, {damaged.name}")
+            return
+        images = ", ".join(self.catalog.images_on(damaged.stem)) or "none"
+        self.images.progress(
+            f"{name}: note: {damaged} is damaged and another key signed it; images on it that must be built again:"
+            f" {images}"
+        )
 
     def _new_stack(
         self, name: str, stage: Path, fingerprint: str, signer: SigningKey, trusted: list[PublicKey]
@@ -230,8 +267,11 @@ class CatalogBuilder:
         with self.catalog.temporary(self.catalog.stacks / name) as temporary:
             stack_assembly(stage).write(temporary)
             if stack_fingerprint(temporary) != fingerprint:
+                stage.unlink(missing_ok=True)
                 raise HarnessError(
-                    "this stage is not as it was built", where=str(stage), fix="remove it and build again"
+                    "this stage was not as it was built, and was removed from the cache",
+                    where=str(stage),
+                    fix="run the same command again: it builds the stage anew",
                 )
             seal(self.images.engine, temporary, signer, trusted)
             manifest = StackManifest(
@@ -245,9 +285,18 @@ class CatalogBuilder:
         return manifest
 
     def _keys(self) -> tuple[SigningKey, list[PublicKey]]:
-        """This person's key, and those the catalog trusts: the first to build into a catalog founds its trust."""
+        """This person's key, and those the catalog trusts: the first to build into a catalog founds its trust.
+
+        Only into an empty one: where images are and no key is, somebody took the keys away.
+        """
         signer = signing_key(os.environ)
         trusted = trusted_keys(self.catalog.keys)
+        if not trusted and self.catalog.has_images():
+            raise UserError(
+                "this catalog holds images and trusts no key",
+                where=str(self.catalog.keys),
+                fix="who keeps it runs `harness key --trust FILE`; a builder's `harness key --public` prints the file",
+            )
         if not trusted:
             trusted = [trust(signer.public_pem, self.catalog.keys, str(signer.path))]
         if signer.fingerprint not in {public.fingerprint for public in trusted}:
@@ -263,12 +312,15 @@ class CatalogBuilder:
         self.catalog.sweep(self.catalog.leftovers(name), self.images.progress)
         for path in leftovers(self.images.cache):
             self.images.progress(f"{name}: removing a leftover of a killed build, {path.name}")
-            remove_leftover(path)
+            try:
+                remove_leftover(path)
+            except PermissionError:
+                self.images.progress(f"{name}: note: {path} is somebody else's and stays")
 
     @contextlib.contextmanager
     def _aside(self, name: str) -> Iterator[Path]:
         """A folder in the cache, on a local disk; the catalog gets finished files only."""
-        folder = self.images.cache / "tmp" / f"publish-{name}-{secrets.token_hex(4)}"
+        folder = self.images.cache / "tmp" / f"{signed_prefix(f'publish-{name}-')}{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         try:
             sign_folder(folder)

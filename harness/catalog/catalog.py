@@ -39,7 +39,6 @@ LAYER, STACK, WHOLE, MANIFEST = "layer.sif", "stack.sif", "image.sif", "manifest
 CURRENT = "current"
 PUBLISHING = "publishing"
 _BUILDING = ".building-"
-_AGAIN = "build the image again"
 
 AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
 
@@ -120,17 +119,21 @@ class Catalog:
         """Names of all images."""
         return sorted(path.name for path in self.images.iterdir() if path.is_dir()) if self.images.is_dir() else []
 
+    def current_digest(self, name: str) -> str | None:
+        """Digest of the image jobs use, whether it is whole or not; None where none is published."""
+        try:
+            return self.current_link(name).readlink().name
+        except FileNotFoundError:
+            return None
+
     def current(self, name: str) -> Manifest | None:
         """Manifest of the image jobs use, or None where none is published.
 
         Raises:
             HarnessError: there is an image but its manifest is missing or broken.
         """
-        try:
-            target = self.current_link(name).readlink()
-        except FileNotFoundError:
-            return None
-        return self.manifest(name, target.name)
+        sha256 = self.current_digest(name)
+        return None if sha256 is None else self.manifest(name, sha256)
 
     def manifest(self, name: str, sha256: str) -> Manifest:
         """Manifest of one image.
@@ -138,37 +141,61 @@ class Catalog:
         Raises:
             HarnessError: missing or broken.
         """
-        return _read_manifest(self.manifest_file(name, sha256), Manifest)
+        return _read_manifest(self.manifest_file(name, sha256), Manifest, build_again(name))
 
     def find(self, name: str, sha256: str) -> Manifest | None:
         """Manifest of the image with that digest, or of which the self-contained file has it; None where none has.
 
         Raises:
-            HarnessError: a broken manifest.
+            HarnessError: its manifest is broken.
         """
         if sha256 and self.manifest_file(name, sha256).is_file():
             return self.manifest(name, sha256)
         return next((m for m in self.versions(name) if m.whole_sha256 == sha256), None)
 
     def versions(self, name: str) -> list[Manifest]:
-        """Manifests of all images of that name, newest first.
+        """Manifests of all images of that name, newest first, but for those of :meth:`unreadable`."""
+        found = (self._manifest_or_error(name, sha256) for sha256 in self._digests(name))
+        return sorted((m for m in found if isinstance(m, Manifest)), key=lambda m: m.built_at, reverse=True)
 
-        Raises:
-            HarnessError: a broken manifest.
-        """
+    def unreadable(self, name: str) -> dict[str, HarnessError]:
+        """Images of that name whose manifest is missing or broken: digest -> what is wrong."""
+        found = {sha256: self._manifest_or_error(name, sha256) for sha256 in self._digests(name)}
+        return {sha256: error for sha256, error in found.items() if isinstance(error, HarnessError)}
+
+    def _digests(self, name: str) -> list[str]:
         folder = self.folder(name)
         if not folder.is_dir():
             return []
-        found = [p.name for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != "."]
-        return sorted((self.manifest(name, sha256) for sha256 in found), key=lambda m: m.built_at, reverse=True)
+        return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
 
-    def stack_manifests(self, stack: str) -> list[StackManifest]:
-        """Manifests of the published states of a stack.
+    def _manifest_or_error(self, name: str, sha256: str) -> Manifest | HarnessError:
+        try:
+            return self.manifest(name, sha256)
+        except HarnessError as error:
+            return error
 
-        Raises:
-            HarnessError: a broken manifest.
-        """
-        return [_read_manifest(path, StackManifest) for path in sorted((self.stacks / stack).glob("*.json"))]
+    def has_images(self) -> bool:
+        """Whether an image of any name is published, whole or not."""
+        return any(self._digests(name) for name in self.names())
+
+    def stack_manifests(self, stack: str) -> Iterator[StackManifest | HarnessError]:
+        """Manifests of the published states of a stack; in the place of a broken one, what is wrong with it."""
+        for path in sorted((self.stacks / stack).glob("*.json")):
+            try:
+                yield _read_manifest(path, StackManifest, "a build of an image on it writes it again")
+            except HarnessError as error:
+                yield error
+
+    def images_on(self, stack_sha256: str) -> list[str]:
+        """Names of the images whose current state needs that stack."""
+        found = []
+        for name in self.names():
+            current = self.current_digest(name)
+            on = {m.sha256: m.stack_image.sha256 for m in self.versions(name) if m.stack_image}
+            if current is not None and on.get(current) == stack_sha256:
+                found.append(name)
+        return found
 
     # --- publishing ---------------------------------------------------------------------------
 
@@ -274,44 +301,53 @@ class Catalog:
         Raises:
             UserError: a file is not there. HarnessError: its content is not what was published.
         """
-        files = self.files(manifest)
-        expect_digest(files.main, manifest.sha256)
+        files, fix = self.files(manifest), build_again(manifest.name)
+        expect_digest(files.main, manifest.sha256, fix)
         if manifest.stack_image and files.stack:
             stack = self.stack_file(manifest.stack_image.name, manifest.stack_image.sha256)
             if seen is None or stack not in seen:
-                expect_digest(stack, manifest.stack_image.sha256)
+                expect_digest(stack, manifest.stack_image.sha256, fix)
             if seen is not None:
                 seen.add(stack)
             if not files.stack.exists() or not files.stack.samefile(stack):
-                raise HarnessError(f"it does not lead to {stack}", where=str(files.stack), fix=_AGAIN)
+                raise HarnessError(f"it does not lead to {stack}", where=str(files.stack), fix=fix)
 
 
-def expect_digest(path: Path, sha256: str) -> None:
+def build_again(name: str) -> str:
+    """The command that makes an image anew, whatever is wrong with the one that is there."""
+    stem, _, variant = name.partition(".")
+    return f"build it again: harness build {stem} --variant {variant or 'cuda'}"
+
+
+def expect_digest(path: Path, sha256: str, fix: str) -> None:
     """Read a file and compare it with its digest.
+
+    Args:
+        fix: what to do where it is another.
 
     Raises:
         UserError: it is not there. HarnessError: it is another.
     """
     if not path.is_file():
-        raise UserError("the image is not there", where=str(path), fix="build it again")
+        raise UserError("the image is not there", where=str(path), fix=fix)
     actual = sha256_of(path)
     if actual != sha256:
-        raise HarnessError(f"damaged: content is sha256 {actual}", where=str(path), fix="remove it and build again")
+        raise HarnessError(f"damaged: content is sha256 {actual}", where=str(path), fix=fix)
 
 
 def _files_in(folder: Path, *, shared: bool) -> ImageFiles:
     return ImageFiles(folder / LAYER, folder / STACK) if shared else ImageFiles(folder / WHOLE)
 
 
-def _read_manifest(path: Path, kind: type[AnyManifest]) -> AnyManifest:
+def _read_manifest(path: Path, kind: type[AnyManifest], fix: str) -> AnyManifest:
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise HarnessError("an image without its manifest", where=str(path), fix=_AGAIN) from None
+        raise HarnessError("an image without its manifest", where=str(path), fix=fix) from None
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise HarnessError(f"broken manifest: {where} {problem['msg']}", where=str(path), fix=_AGAIN) from error
+        raise HarnessError(f"broken manifest: {where} {problem['msg']}", where=str(path), fix=fix) from error
 
 
 def _make_durable(path: Path) -> None:

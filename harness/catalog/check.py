@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.catalog.catalog import Catalog
+from harness.catalog.catalog import Catalog, build_again
 from harness.catalog.manifest import Manifest
 from harness.errors import HarnessError
 from harness.image.contents import read_lock
@@ -22,14 +22,13 @@ def problems(catalog: Catalog, name: str, engine: Engine, seen: dict[Path, str |
         seen: stacks that were looked at, and what is wrong with each; is added to, so that none is read twice.
     """
     keys = trusted_keys(catalog.keys)
-    try:
-        if catalog.current(name) is None:
-            yield f"{catalog.current_link(name)}: there is no current image"
-        versions = catalog.versions(name)
-    except HarnessError as error:
-        yield str(error)
-        return
-    for manifest in versions:
+    current = catalog.current_digest(name)
+    if current is None:
+        yield f"{catalog.current_link(name)}: there is no current image"
+    elif not catalog.version(name, current).is_dir():
+        yield f"{catalog.current_link(name)}: the current image is gone; {build_again(name)}"
+    yield from map(str, catalog.unreadable(name).values())
+    for manifest in catalog.versions(name):
         try:
             _check(catalog, manifest, engine, keys, seen)
         except (HarnessError, OSError) as error:
@@ -67,5 +66,5 @@ def _check(
         raise HarnessError(
             "the manifest says another thing than the signed image",
             where=str(catalog.manifest_file(manifest.name, manifest.sha256)),
-            fix="build the image again",
+            fix=build_again(manifest.name),
         )

@@ -8,7 +8,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from harness.catalog.catalog import Catalog, expect_digest
+from harness.catalog.catalog import Catalog, build_again, expect_digest
 from harness.catalog.manifest import Manifest
 from harness.errors import HarnessError, UserError
 from harness.files import fsync_folder
@@ -41,7 +41,7 @@ def export_image(catalog: Catalog, manifest: Manifest, target: Path, engine: Eng
             shutil.copyfile(files.main, aside)
         else:
             join(files.main, files.stack, aside)
-        expect_digest(aside, manifest.whole_sha256)
+        expect_digest(aside, manifest.whole_sha256, build_again(manifest.name))
         signer = verify(engine, aside, trusted_keys(catalog.keys))
         aside.chmod(0o755)
         with aside.open("rb") as written:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.catalog.catalog import PUBLISHING, Catalog
+from harness.catalog.catalog import LAYER, PUBLISHING, STACK, WHOLE, Catalog
 from harness.catalog.manifest import Manifest
 from harness.errors import UserError
 from harness.lease import Progress
@@ -31,14 +31,14 @@ def collect(
         in_use: digests of images that runs need which have not ended.
         remove: False to change nothing and only say what would go.
 
-    Raises:
-        HarnessError: a broken manifest: what it needs cannot be known, so nothing more is removed.
+    An image whose manifest cannot be read stays, and so does the stack that it leads to; where not even that can be
+    known, all stacks stay.
     """
     doomed: set[str] = set()
     for name in catalog.names():
         with catalog.holding(name, progress):
-            current, versions = catalog.current(name), catalog.versions(name)
-            kept = {m.sha256 for m in versions[:keep]} | set(in_use) | ({current.sha256} if current else set())
+            current, versions = catalog.current_digest(name), catalog.versions(name)
+            kept = {m.sha256 for m in versions[:keep]} | set(in_use) | ({current} if current else set())
             for manifest in versions:
                 if manifest.sha256 not in kept:
                     doomed.add(manifest.sha256)
@@ -51,13 +51,28 @@ def collect(
     with catalog.holding(PUBLISHING, progress):
         staying = [m for name in catalog.names() for m in catalog.versions(name) if m.sha256 not in doomed]
         needed = {m.stack_image.sha256 for m in staying if m.stack_image}
+        is_known = True
+        for name in catalog.names():
+            for sha256, error in catalog.unreadable(name).items():
+                progress(f"note: it stays, with its stack: {error}")
+                stack = _stack_of(catalog.version(name, sha256))
+                needed |= {stack} if stack else set()
+                is_known &= stack is not None
         for path in sorted(catalog.stacks.glob("*/*.sif")):
-            if path.stem not in needed:
+            if is_known and path.stem not in needed:
                 yield Removed(path, path.stat().st_size)
                 if remove:
                     catalog.remove_stack(path.parent.name, path.stem)
         if remove:
             catalog.sweep(catalog.stack_leftovers(), progress)
+
+
+def _stack_of(folder: Path) -> str | None:
+    """Digest of the stack that an image's link leads to, empty for an image that is one file; None: nobody knows."""
+    link = folder / STACK
+    if link.is_symlink():
+        return link.readlink().stem
+    return "" if (folder / WHOLE).exists() and not (folder / LAYER).exists() else None
 
 
 def linked_files(catalog: Catalog) -> frozenset[tuple[int, int]]:
@@ -82,11 +97,12 @@ def rollback(catalog: Catalog, name: str, progress: Progress, sha256: str | None
         UserError: there is none, or several begin like that. HarnessError: it is damaged; the current one stays.
     """
     with catalog.holding(name, progress) as held:
-        versions, current = catalog.versions(name), catalog.current(name)
+        versions, current = catalog.versions(name), catalog.current_digest(name)
         if current is None:
             raise UserError(f"there is no image '{name}'", fix=f"valid: {', '.join(catalog.names()) or 'none'}")
         if sha256 is None:
-            found = versions[[m.sha256 for m in versions].index(current.sha256) + 1 :][:1]
+            digests = [m.sha256 for m in versions]  # where the current one cannot be read: the newest that can
+            found = versions[digests.index(current) + 1 if current in digests else 0 :][:1]
         else:
             found = [m for m in versions if m.sha256.startswith(sha256)]
         if len(found) != 1:

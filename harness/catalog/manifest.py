@@ -80,3 +80,8 @@ class Manifest(BaseModel):
     via: str = "apptainer"
     built_at: str
     git_revision: str | None
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether it was built as a layer on its stack; False: as one file system, as with ``--no-overlay``."""
+        return self.stack_image is not None

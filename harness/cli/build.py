@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -62,13 +63,20 @@ def build(
             envvar="VIA",
         ),
     ] = "apptainer",
+    refresh_base: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-base", help="Ask the registries for the base image again, whatever the cache holds; and build."
+        ),
+    ] = False,
 ) -> None:
     """Build, test and publish images. Of an image whose stack is there, only the tutorial's layer is built.
 
     Examples: harness build 2 --variant cpu; harness build (all tutorials); harness build --all --jobs 4;
     harness build --all --via slurm; harness build --stack embedding; harness build 2 --locked;
-    harness build 6 --via docker
+    harness build 6 --via docker; harness build --refresh-base
     """
+    force = force or refresh_base
     if via not in BUILDERS:
         raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(BUILDERS)}")
     project, packing = Project.find(), parse_compression(compression)
@@ -76,7 +84,9 @@ def build(
     if stacks:
         if tutorials:
             raise UserError("--stack builds no tutorials", fix="name either tutorials or stacks")
-        for stage in build_stacks(project, stacks, one_variant, site, packing, locked=locked, via=via):
+        for stage in build_stacks(
+            project, stacks, one_variant, site, packing, locked=locked, via=via, refresh_base=refresh_base
+        ):
             typer.echo(stage)
         return
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
@@ -84,16 +94,27 @@ def build(
         same = ["--variant", one_variant, "--site", site, "--compression", compression]
         same += ["--force"] * force + ["--no-overlay"] * (not overlay) + ["--locked"] * locked
         same += ["--via", via] * (via == "docker")
-        graph = set_graph(project, [t for t in loaded if one_variant in t.resources], one_variant, same)
+        graph = set_graph(
+            project, [t for t in loaded if one_variant in t.resources], one_variant, same, refresh_base=refresh_base
+        )
         if not force and not locked and via != "docker":
-            pass_over_fresh(project, loaded, one_variant, site, packing, graph)
+            pass_over_fresh(project, loaded, one_variant, site, packing, graph, overlay=overlay)
         from harness.cli import building
 
         building.run_set(project, graph, site, jobs, via)
         return
     catalog = site_catalog(project, site)
     built = build_images(
-        project, loaded, one_variant, site, force=force, overlay=overlay, compression=packing, locked=locked, via=via
+        project,
+        loaded,
+        one_variant,
+        site,
+        force=force,
+        overlay=overlay,
+        compression=packing,
+        locked=locked,
+        via=via,
+        refresh_base=refresh_base,
     )
     for manifest in built:
         typer.echo(catalog.current_link(manifest.name))
@@ -110,14 +131,15 @@ def build_images(
     compression: Compression = DEFAULT,
     locked: bool = False,
     via: str = "apptainer",
+    refresh_base: bool = False,
 ) -> list[Manifest]:
     """Bring the images of ``tutorials`` up to date, with progress for a person; see :class:`ImageBuilder`.
 
     Where nothing changed no program is started and no image is read: see :mod:`harness.image.digests`.
     """
     catalog = site_catalog(project, site)
-    with FileDigests.opened(digests_file(project)) as digest, progress("building") as report:
-        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
+    with remembered_digests(project) as digest, progress("building") as report:
+        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest, overlay)
         fresh: dict[str, Manifest] = {}
         # With --locked also what is up to date is held against its lock.
         for tutorial in [] if force or locked or via == "docker" else tutorials:
@@ -133,6 +155,9 @@ def build_images(
                 images = building.image_builder(
                     project, site, report, digest, compression, overlay=overlay, docker=docker
                 )
+                if refresh_base:
+                    for stack in dict.fromkeys(tutorial.stack for tutorial in stale):
+                        images.refresh_base(stack, variant)
                 made = building.publish(images, catalog, stale, variant, force=force, locked=locked)
             fresh |= {tutorial.id: manifest for tutorial, manifest in zip(stale, made, strict=True)}
     return [fresh[tutorial.id] for tutorial in tutorials]
@@ -147,25 +172,36 @@ def build_stacks(
     *,
     locked: bool = False,
     via: str = "apptainer",
+    refresh_base: bool = False,
 ) -> list[Path]:
     """Bring the stages of stacks up to date; see :meth:`ImageBuilder.build_stack`."""
     from harness.cli import building
 
     with (
         building.stack_builder(via) as docker,
-        FileDigests.opened(digests_file(project)) as digest,
+        remembered_digests(project) as digest,
         progress("building") as report,
     ):
         images = building.image_builder(project, site, report, digest, compression, docker=docker)
         gate = building.lock_gate(project, site, locked)
         for name in names:
+            if refresh_base:
+                images.refresh_base(name, variant)
             gate.before(name, variant)
         return [images.build_stack(name, variant)[0] for name in names]
 
 
-def set_graph(project: Project, tutorials: Sequence[Tutorial], variant: Variant, same: Sequence[str]) -> Graph:
+def set_graph(
+    project: Project,
+    tutorials: Sequence[Tutorial],
+    variant: Variant,
+    same: Sequence[str],
+    *,
+    refresh_base: bool = False,
+) -> Graph:
     """One task for each stack, one for each tutorial. ``same`` are the options that all of them get."""
     of_stacks = [option for option in same if option not in ("--force", "--no-overlay")]
+    of_stacks += ["--refresh-base"] * refresh_base
     tasks = {}
     for tutorial in tutorials:
         name = _stack_task(tutorial.stack, variant)
@@ -183,11 +219,13 @@ def pass_over_fresh(
     site: str,
     compression: Compression,
     graph: Graph,
+    *,
+    overlay: bool = True,
 ) -> None:
     """Mark what is up to date already; a stack that no other tutorial waits for is not looked at."""
     catalog = site_catalog(project, site)
-    with FileDigests.opened(digests_file(project)) as digest:
-        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest)
+    with remembered_digests(project) as digest:
+        check = FreshnessCheck(catalog, Definitions(project, digest), compression, digest, overlay)
         wanted: set[str] = set()
         for tutorial in tutorials:
             outcome = graph.outcomes.get(image_name(tutorial.stem, variant))
@@ -212,9 +250,9 @@ def site_catalog(project: Project, site: str) -> Catalog:
     return Catalog(project.catalog(load_site(project, site).storage.catalog))
 
 
-def digests_file(project: Project) -> Path:
-    """Where digests of untouched files are remembered."""
-    return project.cache / "digests.json"
+def remembered_digests(project: Project) -> AbstractContextManager[FileDigests]:
+    """The digests of untouched files, for the length of a block; a cache that cannot be written is a note."""
+    return FileDigests.opened(project.cache / "digests.json", lambda line: typer.echo(line, err=True))
 
 
 def _stack_task(stack: str, variant: Variant) -> str:

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from harness.catalog.garbage import linked_files
-from harness.cli.build import digests_file
+from harness.cli.build import remembered_digests
 from harness.cli.console import print_table
 from harness.cli.options import SiteOption
 from harness.definition.tutorial_image import Definitions
@@ -22,7 +22,6 @@ from harness.image.cache_entries import CacheEntry, cache_entries
 from harness.image.cache_gc import trim
 from harness.image.cache_needs import find_needs
 from harness.image.contents import tool_versions
-from harness.image.digests import FileDigests
 from harness.image.engine import find_engine
 from harness.image.stages import keyed_tools
 from harness.project import Project
@@ -119,7 +118,7 @@ def parse_size(text: str) -> int:
 
 
 def _entries(project: Project, site: str) -> list[CacheEntry]:
-    with FileDigests.opened(digests_file(project)) as digest:
+    with remembered_digests(project) as digest:
         tools = keyed_tools(tool_versions(find_engine()))
         needs = find_needs(Definitions(project, digest), project.cache, tools)
     return cache_entries(project.cache, needs, linked_files(project_catalog(project, site)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.catalog.catalog import Catalog
+from harness.catalog.catalog import Catalog, build_again
 from harness.catalog.check import problems
 from harness.catalog.garbage import collect
 from harness.catalog.garbage import rollback as roll_back
@@ -43,14 +43,19 @@ def list_images(site: SiteOption = DEFAULT_SITE) -> None:
     needed: dict[str, int] = {}
     width = max(map(len, catalog.names()), default=0)
     for name in catalog.names():
-        current = catalog.current(name)
+        current = catalog.current_digest(name)
         for m in catalog.versions(name):
             stack = f"{m.stack_image.name} {m.stack_image.sha256[:12]}" if m.stack_image else ""
             if m.stack_image:
                 needed[m.stack_image.sha256] = needed.get(m.stack_image.sha256, 0) + 1
-            mark = "*" if current and current.sha256 == m.sha256 else ""
+            mark = "*" if current == m.sha256 else ""
             size = f"{m.own_bytes / 1e6:.1f} MB"
             typer.echo(f"{mark:1} {name:<{width}}  {m.sha256[:12]}  {m.built_at}  {size:>9}  {stack}".rstrip())
+        for sha256, error in catalog.unreadable(name).items():
+            mark = "*" if current == sha256 else ""
+            typer.echo(f"{mark:1} {name:<{width}}  {sha256[:12]}  broken: {error}")
+        if current is not None and not catalog.version(name, current).is_dir():
+            typer.echo(f"* {name:<{width}}  {current[:12]}  gone; {build_again(name)}")
     for path in sorted(catalog.stacks.glob("*/*.sif")):
         users = needed.get(path.stem, 0)
         typer.echo(f"stack {path.parent.name} {path.stem[:12]}: {path.stat().st_size / 1e6:.0f} MB, {users} images")

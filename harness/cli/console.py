@@ -19,7 +19,7 @@ MILESTONE = re.compile(
     r"(?P<event>Starting build|Running post scriptlet|Running testscript|Creating SIF file|Build complete"
     r"|Compiling, .*"
     r"|up to date|published.*|removing a .*|waiting.*"
-    r"|Step \d+/\d+ .*|asking .*|no: .*|fetching .*|giving up.*|bootstrapping .*)"
+    r"|Step \d+/\d+ .*|asking .*|no: .*|fetching .*|giving up.*|bootstrapping .*|note: .*)"
 )
 
 PIPE_WIDTH = 1000

@@ -24,13 +24,14 @@ from harness.image.contents import ImageLock, read_lock, read_sbom
 from harness.image.engine import find_engine
 from harness.image.keys import trusted_keys
 from harness.image.made_from import changed_files, find_revision, write_project
+from harness.image.overlay import has_layer
 from harness.image.parts import join, read_reference, whole_content_digest
 from harness.image.sif import content_digest
 from harness.image.sign import SignatureError, verify
 from harness.image.via_docker import docker_engine
 from harness.lock.diff import Contents, compare
 from harness.lock.drift import image_drift, installed_in
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.project import Project, image_name, parse_variant
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
@@ -120,14 +121,18 @@ def rebuild(
     with contextlib.ExitStack() as stack:
         docker = stack.enter_context(docker_engine()) if "docker" in lock.tools else None  # the same way again
         report = stack.enter_context(progress("rebuilding"))
-        fresh = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebuild-", dir=_made(project))))
+        fresh = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix=signed_prefix("rebuild-"), dir=_made(project)))
+        )
         sign_folder(fresh)
         if (project.cache / "base").is_dir():
             (fresh / "base").symlink_to(project.cache.absolute() / "base")
         source = _project_of(project, lock, path, fresh)
         again = fresh / f"{lock.name}.sif"
         facts, packing = load_site(project, site), parse_compression(lock.compression)
-        builder = ImageBuilder(source, facts, find_engine(), fresh, report, compression=packing, docker=docker)
+        builder = ImageBuilder(
+            source, facts, find_engine(), fresh, report, has_layer(path), compression=packing, docker=docker
+        )
         builder.build(load_tutorial(source, lock.tutorial), parse_variant(lock.variant), again)
         equal = content_digest(again) == whole_content_digest(path)
         lines = [] if equal else _explained(_whole(catalog, path, fresh), again, fresh)

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from harness.catalog.fresh import FreshnessCheck
-from harness.cli.build import DEFAULT_COMPRESSION, CompressionOption, digests_file, site_catalog
+from harness.cli.build import DEFAULT_COMPRESSION, CompressionOption, remembered_digests, site_catalog
 from harness.cli.options import SiteOption, TutorialsArgument, VariantOption
 from harness.definition.tutorial_image import Definitions
 from harness.errors import HarnessError
 from harness.image.compression import Compression, parse_compression
 from harness.image.contents import tool_versions
-from harness.image.digests import FileDigests
 from harness.image.driver import BASE_ARGUMENT
 from harness.image.engine import find_engine
 from harness.image.explain import StageNote, explain_layer, explain_stages
@@ -62,7 +61,7 @@ def explain(
     """
     project, packing, one_variant = Project.find(), parse_compression(compression), parse_variant(variant)
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
-    with FileDigests.opened(digests_file(project)) as digest:
+    with remembered_digests(project) as digest:
         definitions = Definitions(project, digest)
         check = FreshnessCheck(site_catalog(project, site), definitions, packing, digest)
         tools = keyed_tools(tool_versions(find_engine()))

@@ -176,13 +176,22 @@ def copied_files(
     files: dict[str, tuple[bool, str]] = {}
     layers = [layer for stage in definition.stages for layer in stage.layers] + list(definition.layers)
     for copied in (c for layer in layers for c in layer.files if c.stage is None):
-        root = project.root / copied.source
-        if not root.exists():
-            raise SpecError(f"the definition copies '{copied.source}', which is not there", where=str(project.root))
-        for path in sorted(p for p in ([root] if root.is_file() else root.rglob("*")) if p.is_file()):
+        for path in copied_paths(project.root, copied.source):
             executable = bool(path.stat().st_mode & stat.S_IXUSR)
             files[str(path.relative_to(project.root))] = (executable, digest(path))
     return files
+
+
+def copied_paths(root: Path, source: str) -> list[Path]:
+    """The files that a line of %files brings; a name that cannot stand there is written as a pattern with ``?``.
+
+    Raises:
+        SpecError: there is none.
+    """
+    named = sorted(root.glob(source)) if "?" in source else [root / source]
+    if not named or not all(path.exists() for path in named):
+        raise SpecError(f"the definition copies '{source}', which is not there", where=str(root))
+    return sorted(p for top in named for p in ([top] if top.is_file() else top.rglob("*")) if p.is_file())
 
 
 def own_checks(tutorial: Tutorial, *options: str) -> list[str]:

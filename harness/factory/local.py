@@ -32,7 +32,7 @@ _HARNESS = (sys.executable, "-m", "harness")
 class _Running:
     task: Task
     process: subprocess.Popen[bytes]
-    log: IO[str]
+    log: IO[str] | None
     started: float
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     rest: str = ""
@@ -80,10 +80,15 @@ class LocalRunner:
             finally:
                 end_all([one.process for one in running])
                 for one in running:
-                    one.log.close()
+                    _close(one.log)
 
     def _start(self, graph: Graph, task: Task) -> _Running:
         log = self.logs / f"{task.name}.log"
+        stream: IO[str] | None = None
+        try:
+            stream = log.open("w", encoding="utf-8")
+        except OSError as error:
+            self._without_log(task, log, error)
         process = subprocess.Popen(
             [*_HARNESS, *task.arguments],
             cwd=self.root,
@@ -94,7 +99,12 @@ class LocalRunner:
         )
         graph.start(task, log)
         self.on_change(task)
-        return _Running(task, process, log.open("w", encoding="utf-8"), time.monotonic())
+        return _Running(task, process, stream, time.monotonic())
+
+    def _without_log(self, task: Task, log: Path, error: OSError) -> None:
+        """A log that cannot be written (a full disk) is no reason to end the tasks of a set."""
+        reason = (error.strerror or str(error)).lower()
+        self.on_line(task, f"[ note] {task.name}: note: {log}: the log cannot be written: {reason}")
 
     def _read(self, one: _Running) -> bool:
         """Take in what a task says; False when it has closed its output."""
@@ -102,18 +112,28 @@ class LocalRunner:
         *lines, one.rest = (one.rest + one.decoder.decode(chunk, final=not chunk)).split("\n")
         if not chunk and one.rest:
             lines.append(one.rest)
+        self._write(one, lines)
         for line in lines:
-            one.log.write(line + "\n")
             if line.startswith("error: "):
                 one.last_error = line.removeprefix("error: ")
             self.on_line(one.task, line)
-        one.log.flush()
         return bool(chunk)
+
+    def _write(self, one: _Running, lines: list[str]) -> None:
+        if one.log is None:
+            return
+        try:
+            one.log.writelines(line + "\n" for line in lines)
+            one.log.flush()
+        except OSError as error:
+            self._without_log(one.task, Path(one.log.name), error)
+            _close(one.log)
+            one.log = None
 
     def _finish(self, graph: Graph, one: _Running) -> None:
         status = one.process.wait()
         _stdout(one).close()
-        one.log.close()
+        _close(one.log)
         seconds = time.monotonic() - one.started
         if status == 0:
             graph.finish(one.task, State.BUILT, seconds=seconds)
@@ -140,6 +160,12 @@ def end_all(processes: list[subprocess.Popen[bytes]], grace_s: float = GRACE_S) 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+def _close(log: IO[str] | None) -> None:
+    if log is not None:
+        with contextlib.suppress(OSError):  # what could not be written was said when it was tried
+            log.close()
 
 
 def _stdout(one: _Running) -> IO[bytes]:

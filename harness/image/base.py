@@ -53,6 +53,7 @@ class BaseRecord:
         details: for a lock file; for a bootstrapped image ``architecture``, ``created``, ``diff_id``,
             ``packages`` (name to version) and ``releases`` (suite to date of its index); else ``registry``.
             Never the address of the machine's mirror.
+        bootstrapped_on: the day on which this machine made it, for people; None for a registry's.
     """
 
     reference: str
@@ -60,6 +61,7 @@ class BaseRecord:
     origin: Literal["registry", "bootstrapped"]
     suite: str | None = None
     details: Mapping[str, object] = field(default_factory=dict)
+    bootstrapped_on: str | None = None
 
     def lock_entry(self) -> dict[str, object]:
         """The record as plain JSON values, the same for the same image wherever it is served."""
@@ -143,7 +145,7 @@ def ensure_base(
         mirrors: ``host[:port][/prefix]``, ``http://`` in front for no TLS; they stand in for Docker Hub only.
         probe_timeout_s: seconds for each registry that is asked; all are asked at once.
         policy: how often and how long a registry is asked that answers and fails.
-        refresh: pass over what the cache holds and make it anew.
+        refresh: pass over what the cache holds: ask the registries, and make it anew where none has it.
         on_line: called with lines of progress.
 
     Raises:
@@ -182,22 +184,24 @@ def _find(
     target = DebianTarget.of(image)
     cache = BaseCache(cache_dir, target) if target else None
     if cache and not refresh and (cached := cache.read()):
-        return _Found(_record(reference, cached))
+        return _Found(_record(reference, cached, cache))
     candidates = [*([image.at(mirror) for mirror in mirrors] if image.registry == DOCKER_HUB else []), image]
     if image.digest and not refresh and BlobStore(cache_dir).find(image.digest):
         return _Found(BaseRecord(reference, image.digest, "registry"), tuple(candidates))
     choice = choose_source(candidates, probe_timeout_s, policy, say)
     if choice.sources:
+        if cache and refresh and cache.made_on:
+            cache.drop(say)  # else the next build would take it again
         details = {"registry": choice.sources[0].registry}
         return _Found(BaseRecord(reference, choice.digest, "registry", details=details), choice.sources)
     if cache is None:
         raise _no_registry(reference, image, choice.refusals)
     say(f"{reference}: bootstrapping from this machine's package mirror: {_reasons(choice.refusals)}")
-    return _Found(_record(reference, cache.fill(refresh, say)))
+    return _Found(_record(reference, cache.fill(refresh, say), cache))
 
 
-def _record(reference: str, made: Bootstrapped) -> BaseRecord:
-    return BaseRecord(reference, made.digest, "bootstrapped", made.suite, made.details)
+def _record(reference: str, made: Bootstrapped, cache: BaseCache) -> BaseRecord:
+    return BaseRecord(reference, made.digest, "bootstrapped", made.suite, made.details, cache.made_on)
 
 
 def _reasons(refusals: Sequence[RegistryError]) -> str:

@@ -4,14 +4,17 @@
     <cache>/base/debian-bookworm-slim-amd64/base.json    digest, packages, sha256 of every file of storage/
     <cache>/base/debian-bookworm-slim-amd64.lock         held while the folder is made or checked
 
-The folder appears by rename, complete; each use checks every byte of it, and makes it anew if one is wrong.
+The folder appears by rename, complete; each use checks every byte of it, and makes it anew if one is wrong. The time
+of ``base.json`` is when it was made, that of its folder when it was last used.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +45,27 @@ class BaseCache:
             intact = all(sha256_of(self.storage / name) == digest for name, digest in entry.files.items())
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-        return entry if intact else None
+        if not intact:
+            return None
+        with contextlib.suppress(OSError):  # a colleague's, or a cache that cannot be written: its age is another
+            os.utime(self.folder)
+        return entry
+
+    @property
+    def made_on(self) -> str | None:
+        """The day it was made, ISO 8601, UTC; None where there is none."""
+        made_at = self._made_at()
+        return str(datetime.datetime.fromtimestamp(made_at / 1e9, datetime.timezone.utc).date()) if made_at else None
+
+    def drop(self, say: LineCallback) -> None:
+        """Remove it: the registries are asked again, and what they have is used."""
+        self.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock(say):
+            self._sweep()
+            old = self.parent / f".{self.key}-old"
+            if self.folder.exists():
+                self.folder.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
 
     def fill(self, refresh: bool, say: LineCallback) -> Bootstrapped:
         """Make the folder, unless another process made it while we waited for the lock."""

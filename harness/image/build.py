@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,15 @@ from harness.image.driver import BASE_ARGUMENT, BuildDriver, Progress, reachable
 from harness.image.engine import Engine
 from harness.image.lend import lending
 from harness.image.made_from import made_from
-from harness.image.overlay import OverlayFile, layer_pieces, overlay_files, qualifies, read_stage
+from harness.image.overlay import (
+    OverlayFile,
+    folder_modes,
+    folders_of,
+    layer_pieces,
+    overlay_files,
+    qualifies,
+    read_stage,
+)
 from harness.image.packages import installed_packages
 from harness.image.parts import file_systems
 from harness.image.room import require_room
@@ -40,7 +47,7 @@ from harness.image.via_docker import ARCHIVE, DockerEngine, build_archive, conve
 from harness.lease import lease
 from harness.project import Project, Variant, image_name
 from harness.site import Site
-from harness.stack import Stack
+from harness.stack import Stack, StackVariant
 from harness.stack_lock import read_stack_lock
 from harness.tutorial import Tutorial
 
@@ -75,6 +82,7 @@ class ImageBuilder:
         compression: of images that run.
         digest: gives the sha256 of a file of the checkout.
         docker: builds the stacks' Dockerfiles; None: Apptainer builds their definitions.
+        said: notes that are said once.
     """
 
     project: Project
@@ -86,6 +94,7 @@ class ImageBuilder:
     compression: Compression = DEFAULT
     digest: Callable[[Path], str] = sha256_of
     docker: DockerEngine | None = None
+    said: set[str] = field(default_factory=set)
     definitions: Definitions = field(init=False)
     stages: StageStore = field(init=False)
     driver: BuildDriver = field(init=False)
@@ -152,7 +161,8 @@ class ImageBuilder:
         packages = self.stages.packages(stage.stem, lambda: installed_packages(self.engine, stage))
         with self.driver.work_folder(name) as work:
             packing = self.compression.mksquashfs.split()
-            pieces = layer_pieces(stage, files, metadata, work, packing, self.driver.environment(work, None))
+            below = self.stages.folder_modes(stage.stem, folders_of(files), lambda wanted: folder_modes(stage, wanted))
+            pieces = layer_pieces(stage, files, below, metadata, work, packing, self.driver.environment(work, None))
         pieces += contents_pieces(self._lock(tutorial, variant, base), packages)
         return BuiltLayer(stage, files, pieces)
 
@@ -221,15 +231,11 @@ class ImageBuilder:
         """
         stack, definition = self.definitions.stack(stack_name, variant)
         name = f"{stack_name}.{variant}"
-        reference = dict(definition.arguments).get(BASE_ARGUMENT)
-        if reference is None:
-            where = f"containers/{stack_name}/{stack.variants[variant].dockerfile}"
-            raise HarnessError(
-                f"there is no ARG {BASE_ARGUMENT}=…", where=where, fix=f"write ARG {BASE_ARGUMENT} and FROM it"
-            )
+        reference = self._base_reference(stack_name, variant)
         mirrors = tuple(self.site.mirrors.registry)
         if self.docker is not None:
             with base_source(reference, self.cache, mirrors=mirrors, on_line=self.progress) as served:
+                self._say_bootstrapped(name, served)
                 return self._docker_stack(self.docker, stack, variant, definition, served), served
         tools = keyed_tools(tool_versions(self.engine))
 
@@ -237,10 +243,11 @@ class ImageBuilder:
             return plan(self.project, definition, base.digest, tools, self.compression, self.digest)
 
         base = ensure_base(reference, self.cache, mirrors=mirrors, on_line=self.progress)
+        self._say_bootstrapped(name, base)
         chain = planned(base)
         missing = chain[self.stages.hold_built(chain) :]
         if missing:
-            indexes = reachable(stack.variants[variant].extra_indexes)
+            indexes = self._reachable(name, stack.variants[variant])
             with contextlib.ExitStack() as lent:
                 source: BaseImage | None = None
                 if any(_stands_on_base(stage) for stage in missing):
@@ -254,6 +261,37 @@ class ImageBuilder:
         else:
             self.stages.record(_record(name, reference, base, chain))
         return self.stages.image(chain[-1].key), base
+
+    def refresh_base(self, stack_name: str, variant: Variant) -> None:
+        """Pass over the base image that the cache holds for a stack, and ask the registries again.
+
+        Raises:
+            HarnessError: as :func:`harness.image.base.ensure_base`.
+        """
+        reference, mirrors = self._base_reference(stack_name, variant), tuple(self.site.mirrors.registry)
+        ensure_base(reference, self.cache, mirrors=mirrors, refresh=True, on_line=self.progress)
+
+    def _base_reference(self, stack_name: str, variant: Variant) -> str:
+        stack, definition = self.definitions.stack(stack_name, variant)
+        reference = dict(definition.arguments).get(BASE_ARGUMENT)
+        if reference is None:
+            where = f"containers/{stack_name}/{stack.variants[variant].dockerfile}"
+            raise HarnessError(
+                f"there is no ARG {BASE_ARGUMENT}=…", where=where, fix=f"write ARG {BASE_ARGUMENT} and FROM it"
+            )
+        return reference
+
+    def _reachable(self, name: str, parts: StackVariant) -> list[str]:
+        return reachable(parts.extra_indexes, lambda line: self.progress(f"{name}: note: {line}"))
+
+    def _say_bootstrapped(self, name: str, base: BaseRecord) -> None:
+        if base.origin != "bootstrapped" or base.reference in self.said:
+            return
+        self.said.add(base.reference)
+        self.progress(
+            f"{name}: note: base {base.reference}: bootstrapped here on {base.bootstrapped_on}, not the registry's; "
+            "harness build --refresh-base asks the registries again"
+        )
 
     def _docker_stack(
         self, docker: DockerEngine, stack: Stack, variant: Variant, definition: Definition, base: BaseImage
@@ -272,10 +310,8 @@ class ImageBuilder:
         with lease(self.cache / "leases", key[:16], self.progress) as held:
             if self.stages.held.hold(image):
                 return image
-            image.parent.mkdir(parents=True, exist_ok=True)
-            temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
-            indexes = reachable(stack.variants[variant].extra_indexes)
-            try:
+            indexes = self._reachable(name, stack.variants[variant])
+            with self.stages.aside(key) as temporary:
                 with self.driver.work_folder(name) as work:
                     shown = str(dockerfile.relative_to(self.project.root))
                     with lending(work / "lent", indexes, self.site.mirrors, self.progress) as lent:
@@ -283,9 +319,7 @@ class ImageBuilder:
                     converted = reproducible(conversion(definition, variables))
                     self.driver.build(converted, temporary, name, self.compression, parent=work / ARCHIVE)
                 held.check()
-                self.stages.held.rename(temporary, image)
-            finally:
-                temporary.unlink(missing_ok=True)
+                self.stages.keep(temporary, key)
         return image
 
     def _build_stage(
@@ -298,10 +332,8 @@ class ImageBuilder:
         with lease(self.cache / "leases", stage.key[:16], self.progress) as held:
             if self.stages.held.hold(image):
                 return
-            image.parent.mkdir(parents=True, exist_ok=True)
-            temporary = image.with_name(f".building-{os.getpid()}-{image.name}")
             parent = self.stages.image(chain[number - 1].key) if number else None
-            try:
+            with self.stages.aside(stage.key) as temporary:
                 self.driver.build(
                     stage.definition,
                     temporary,
@@ -312,9 +344,7 @@ class ImageBuilder:
                     extra_indexes=indexes,
                 )
                 held.check()
-                self.stages.held.rename(temporary, image)
-            finally:
-                temporary.unlink(missing_ok=True)
+                self.stages.keep(temporary, stage.key)
 
 
 def _record(name: str, reference: str, base: BaseRecord, chain: list[Stage]) -> ChainRecord:

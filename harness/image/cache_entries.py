@@ -83,8 +83,7 @@ def _files(
 ) -> Iterator[CacheEntry]:
     for path in paths:
         try:
-            used_at = (path / "base.json" if kind == "base" else path).stat().st_mtime
-            yield CacheEntry(kind, path, _size(path), used_at, needed_by, note, stays)
+            yield CacheEntry(kind, path, _size(path), path.stat().st_mtime, needed_by, note, stays)
         except FileNotFoundError:
             continue  # removed since it was listed
 

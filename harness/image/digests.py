@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,12 @@ class FileDigests:
 
     @classmethod
     @contextmanager
-    def opened(cls, file: Path) -> Iterator[FileDigests]:
-        """Read the file, where it is there and whole; write it back in the end where something was added."""
+    def opened(cls, file: Path, say: Callable[[str], None]) -> Iterator[FileDigests]:
+        """Read the file, where it is there and whole; write it back in the end where something was added.
+
+        Args:
+            say: is told where it cannot be written: then the next one reads all files again, and nothing else is lost.
+        """
         digests = cls(file)
         try:
             read = json.loads(file.read_text(encoding="utf-8"))
@@ -45,7 +49,11 @@ class FileDigests:
         try:
             yield digests
         finally:
-            digests._save()
+            try:
+                digests._save()
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                say(f"note: {file}: digests of files cannot be remembered: {reason}")
 
     def __call__(self, path: Path) -> str:
         """sha256 of the file's content, hex.

@@ -26,7 +26,7 @@ from harness.image.lend import lending
 from harness.image.process import LineCallback, run_command
 from harness.image.room import UNPACK_AND_PACK, require_room
 from harness.image.workplace import link_sources, make_home, private_temporaries, public_name
-from harness.owner import sign_folder
+from harness.owner import sign_folder, signed_prefix
 from harness.site import Mirrors
 
 BASE_ARGUMENT = "BASE_IMAGE"
@@ -117,7 +117,7 @@ class BuildDriver:
         root = self.cache / "tmp"
         for folder in (root, self.cache / "apptainer"):
             folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"build-{name}-", dir=root))
+        work = Path(tempfile.mkdtemp(prefix=signed_prefix(f"build-{name}-"), dir=root))
         try:
             sign_folder(work)
             yield work
@@ -171,13 +171,22 @@ def remove_tree(folder: Path) -> None:
         )
 
 
-def reachable(addresses: list[str]) -> list[str]:
-    """Those package indexes that answer: an unreachable one makes pip retry for minutes for every package."""
+def reachable(addresses: list[str], say: LineCallback) -> list[str]:
+    """Those package indexes that answer: an unreachable one makes pip retry for minutes for every package.
+
+    The machine's own indexes may hold everything, and pip says what it does not find.
+
+    Args:
+        say: is told of each that is left out, and why.
+    """
     answering = []
     for address in addresses:
         try:
             with urllib.request.urlopen(address.rstrip("/") + "/", timeout=INDEX_SECONDS):
                 answering.append(address)
-        except (urllib.error.URLError, OSError):
-            continue  # the machine's own indexes may hold everything; pip says what it does not find
+        except urllib.error.HTTPError as error:
+            say(f"package index {address} is left out: it answers HTTP {error.code}")
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error
+            say(f"package index {address} is left out: it does not answer ({reason})")
     return answering

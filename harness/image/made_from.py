@@ -8,9 +8,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from harness.definition.model import Definition
+from harness.definition.shell import quote
+from harness.definition.tutorial_image import copied_paths
 from harness.errors import HarnessError
 from harness.project import Project, Variant
 from harness.specfile import load_spec
@@ -25,12 +27,21 @@ _GIT_SECONDS = 30
 
 
 class SourceFile(BaseModel):
-    """One file; ``base64`` where its bytes are no text."""
+    """One file; ``base64`` where its bytes are no text; ``link`` where it is a link: what it leads to."""
 
     model_config = ConfigDict(frozen=True)
     text: str | None = None
     base64: str | None = None
     executable: bool = False
+    link: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_links(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """What is no link is written as it was when links were not kept: images stay equal to the byte."""
+        data: dict[str, object] = handler(self)
+        if self.link is None:
+            del data["link"]
+        return data
 
     @classmethod
     def read(cls, path: Path) -> SourceFile:
@@ -41,13 +52,22 @@ class SourceFile(BaseModel):
         except UnicodeDecodeError:
             return cls(base64=base64.b64encode(data).decode("ascii"), executable=executable)
 
+    @classmethod
+    def read_link(cls, path: Path) -> SourceFile:
+        """Read what a link says."""
+        return cls(link=str(path.readlink()))
+
     @property
     def data(self) -> bytes:
-        """Its bytes."""
+        """Its bytes; of a link, what it leads to, as git has it."""
+        if self.link is not None:
+            return self.link.encode("utf-8")
         return base64.b64decode(self.base64) if self.base64 is not None else (self.text or "").encode("utf-8")
 
     def is_at(self, path: Path) -> bool:
         """Does ``path`` hold the same, as far as git keeps it?"""
+        if self.link is not None:
+            return path.is_symlink() and SourceFile.read_link(path) == self
         return path.is_file() and SourceFile.read(path) == self
 
 
@@ -68,10 +88,27 @@ def made_from(project: Project, tutorial: Tutorial, variant: Variant, definition
         ),
         *(f for f in (lock_file(project, tutorial.stack, variant),) if f.is_file()),
     }
-    for copied in (c for layer in definition.layers for c in layer.files if c.stage is None):
-        source = project.root / copied.source
-        paths |= {source} if source.is_file() else {path for path in source.rglob("*") if path.is_file()}
-    return {str(path.relative_to(project.root)): SourceFile.read(path) for path in sorted(paths)}
+    layers = [*definition.layers, *(layer for stage in definition.stages for layer in stage.layers)]
+    for copied in (c for layer in layers for c in layer.files if c.stage is None):
+        paths.update(copied_paths(project.root, copied.source))
+    files = {path: SourceFile.read(path) for path in paths}
+    commands = [command for layer in layers for command in layer.commands]
+    for link in sorted(path for path in folder.rglob("*") if path.is_symlink() and path not in files):
+        if _is_made(link, commands) or _leads_to_one(link, folder, paths):
+            files[link] = SourceFile.read_link(link)
+    return {str(path.relative_to(project.root)): files[path] for path in sorted(files)}
+
+
+def _is_made(link: Path, commands: list[str]) -> bool:
+    """Whether a definition makes a link of the context: %files would follow it, so %post says ``ln -s``."""
+    start = f"ln -s {quote(str(link.readlink()))} "
+    return any(command.startswith(start) and link.name in command[len(start) :] for command in commands)
+
+
+def _leads_to_one(link: Path, context: Path, paths: set[Path]) -> bool:
+    """Whether COPY may have named what is copied by this link: a definition names what the link leads to."""
+    real = link.resolve()
+    return real.is_relative_to(context.resolve()) and any(path.resolve().is_relative_to(real) for path in paths)
 
 
 def write_project(files: Mapping[str, SourceFile], folder: Path) -> Project:
@@ -85,12 +122,18 @@ def write_project(files: Mapping[str, SourceFile], folder: Path) -> Project:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise HarnessError(f"'{name}' is no path in a checkout", fix="the image was not made by this project")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.data)
-        path.chmod(0o755 if file.executable else 0o644)
+        if file.link is None:
+            path.write_bytes(file.data)
+            path.chmod(0o755 if file.executable else 0o644)
     for stack in folder.glob("containers/*/stack.toml"):
         for parts in load_spec(stack, Stack).variants.values():  # a stack names the files of all its variants
             for name in (parts.dockerfile, parts.lock):
                 (stack.parent / name).touch()
+    for name, file in files.items():  # last: nothing is written through a link, wherever it leads
+        if file.link is not None:
+            if (folder / name).exists():
+                raise HarnessError(f"'{name}' is a link and a folder", fix="the image was not made by this project")
+            (folder / name).symlink_to(file.link)
     return Project(folder)
 
 

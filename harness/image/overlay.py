@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from harness.definition.model import Definition, Layer
 from harness.definition.writer import environment_lines, write_definition
@@ -38,6 +39,7 @@ SHELL_HEADER = "#!/bin/sh\n\n"
 
 # A partition of type squashfs (1), an overlay (4), for amd64 ("02"). It must be in the group: without, the partition is
 # there and silently ignored.
+_LISTED_FOLDER = re.compile(r"(?P<mode>d[rwxsStT-]{9}) (?P<user>\d+)/(?P<group>\d+) +\d+ \S+ \S+ ?(?P<path>.*)")
 _OVERLAY_PARTITION = struct.pack("<ii", 1, 4) + b"02\0"
 
 
@@ -48,6 +50,17 @@ class OverlayFile:
     path: str
     mode: int
     content: bytes
+
+
+class FolderMode(NamedTuple):
+    """Permission bits, owner and group of a folder, as numbers."""
+
+    mode: int
+    user: int
+    group: int
+
+
+PLAIN_FOLDER = FolderMode(0o755, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,15 @@ class StageMetadata:
 def qualifies(layer: Layer) -> bool:
     """Whether a layer is data alone, so that adding its files is all there is to building it."""
     return not layer.commands
+
+
+def has_layer(image: Path) -> bool:
+    """Whether an image's file, the whole or a layer alone, was built by adding a layer to a stack's image.
+
+    Raises:
+        SifError: no image, or half of one.
+    """
+    return any(d.extra.startswith(_OVERLAY_PARTITION[:8]) for d in read_sif(image).objects(PARTITION))
 
 
 def overlay_files(definition: Definition, layer: Layer, root: Path, stage: StageMetadata) -> list[OverlayFile]:
@@ -139,9 +161,42 @@ def read_stage(engine: Engine, stage: Path) -> StageMetadata:
     return metadata
 
 
+def folders_of(files: Iterable[OverlayFile]) -> list[str]:
+    """The folders that a layer has, with ``.`` for the root."""
+    return sorted({parent.as_posix() for file in files for parent in PurePosixPath(file.path).parents})
+
+
+def folder_modes(stage: Path, wanted: Sequence[str]) -> dict[str, FolderMode]:
+    """Of those folders that an image has: mode, owner and group. Read from its file system: no owner is mapped.
+
+    Raises:
+        CommandError: it cannot be read. SifError: no image, or half of one.
+    """
+    found: dict[str, FolderMode] = {}
+
+    def on_line(line: str) -> None:
+        match = _LISTED_FOLDER.fullmatch(line)
+        name = (match["path"].lstrip("/") or ".") if match else ""
+        if match and name in wanted:
+            found[name] = FolderMode(_mode_bits(match["mode"]), int(match["user"]), int(match["group"]))
+
+    offset = read_sif(stage).objects(PARTITION)[0].offset
+    command = ["unsquashfs", "-dest", "", "-offset", str(offset), "-lln", str(stage), *(w for w in wanted if w != ".")]
+    run_command(command, on_line=on_line, what="reading the stack's folders", where=str(stage))
+    return found
+
+
+def _mode_bits(letters: str) -> int:
+    """``drwxrwsr-x`` -> 0o2775."""
+    bits = sum(1 << (8 - place) for place, letter in enumerate(letters[1:]) if letter not in "-ST")
+    special = ((3, "sS", 0o4000), (6, "sS", 0o2000), (9, "tT", 0o1000))
+    return bits | sum(bit for place, marks, bit in special if letters[place] in marks)
+
+
 def layer_pieces(
     stage: Path,
     files: list[OverlayFile],
+    below: Mapping[str, FolderMode],
     metadata: StageMetadata,
     work: Path,
     packing: list[str],
@@ -153,6 +208,7 @@ def layer_pieces(
     partition.
 
     Args:
+        below: those of the layer's folders that the stack has too, and keeps as they are.
         metadata: what ``stage`` says of itself.
         work: an empty folder for temporary files.
         packing: mksquashfs options for compression.
@@ -167,9 +223,11 @@ def layer_pieces(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.content)
         path.chmod(file.mode)
-    for folder in [tree, *(p for p in tree.rglob("*") if p.is_dir())]:
-        folder.chmod(0o755)
-    pack = ["mksquashfs", str(tree), str(packed), *packing, "-all-root", "-no-xattrs", "-no-progress", "-quiet"]
+    modes = {name: below.get(name, PLAIN_FOLDER) for name in reversed(folders_of(files))}
+    for name, facts in modes.items():
+        (tree / name).chmod(facts.mode)
+    pack = ["mksquashfs", str(tree), str(packed), *packing, "-no-xattrs", "-no-progress", "-quiet"]
+    pack = [*pack, "-all-root"] if _all_root(modes) else _with_owners(pack, modes, files, work)
     run_command(
         pack, env=environment, what="packing the tutorial's layer", fix="scripts/install-apptainer brings mksquashfs"
     )
@@ -183,6 +241,22 @@ def layer_pieces(
         Piece(data_object(JSON, INSPECTION_OBJECT), data=inspection),
         Piece(data_object(PARTITION, extra=_OVERLAY_PARTITION), data=packed.read_bytes()),
     ]
+
+
+def _all_root(modes: Mapping[str, FolderMode]) -> bool:
+    return all((facts.user, facts.group) == (0, 0) for facts in modes.values())
+
+
+def _with_owners(
+    pack: list[str], modes: Mapping[str, FolderMode], files: Sequence[OverlayFile], work: Path
+) -> list[str]:
+    """The command with owners by name: ``-all-root`` would win over them."""
+    lines = [f'"{name}" m {facts.mode:o} {facts.user} {facts.group}' for name, facts in modes.items() if name != "."]
+    lines += [f'"{file.path}" m {file.mode:o} 0 0' for file in files]
+    owners = work / "owners"
+    owners.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    as_root = [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]  # so the tree's own root belongs to root
+    return [*as_root, *pack, "-pf", str(owners)]
 
 
 def _exports(definition: Definition, layer: Layer, said: str) -> str:

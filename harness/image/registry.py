@@ -45,7 +45,15 @@ class RegistryError(HarnessError):
 
 
 class RegistryUnreachableError(RegistryError):
-    """No registry answers at that address: no route, no name, no TLS, too slow, or not a registry."""
+    """No registry answers at that address: no route, no name, no TLS, too slow, or not a registry.
+
+    Attributes:
+        is_silent: its name is known and it did not answer in time. Asking again may help.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None, is_silent: bool = False) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.is_silent = is_silent
 
 
 class ImageNotFoundError(RegistryError):
@@ -94,10 +102,19 @@ def probe(reference: str | ImageReference, timeout_s: float = 3.0) -> str:
         DigestMismatchError: the reference pins a digest, and the registry names another.
     """
     image = ImageReference.parse(reference) if isinstance(reference, str) else reference
+    is_known = threading.Event()
+
+    def ask() -> str:
+        client = RegistryClient(image)
+        client.look_up()
+        is_known.set()
+        return client.manifest_digest(timeout_s)
+
     try:
-        return _within(timeout_s, lambda: RegistryClient(image).manifest_digest(timeout_s))
+        return _within(timeout_s, ask)
     except TimeoutError as error:
-        raise _unreachable(image, f"no answer within {timeout_s:g} s") from error
+        reason = f"no answer within {timeout_s:g} s"
+        raise _unreachable(image, reason, is_silent=is_known.is_set()) from error
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
@@ -121,11 +138,12 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _unreachable(image: ImageReference, reason: object) -> RegistryUnreachableError:
+def _unreachable(image: ImageReference, reason: object, *, is_silent: bool = False) -> RegistryUnreachableError:
     return RegistryUnreachableError(
         f"no registry answers for {image.name} ({reason})",
         where=image.registry,
         fix="check the network and the proxy, or name a mirror of the site",
+        is_silent=is_silent,
     )
 
 
@@ -138,9 +156,24 @@ class RegistryClient:
         proxies = [urllib.request.ProxyHandler({})] if is_loopback(image.registry) else []
         self._opener = urllib.request.build_opener(*proxies)
         scheme = "http" if image.insecure_http else "https"
-        host = _DOCKER_HUB_API if image.registry == DOCKER_HUB else image.registry
-        self._url = f"{scheme}://{host}/v2/{image.repository}"
+        self._scheme = scheme
+        self._host = _DOCKER_HUB_API if image.registry == DOCKER_HUB else image.registry
+        self._url = f"{scheme}://{self._host}/v2/{image.repository}"
         self._authorization: str | None = None
+
+    def look_up(self) -> None:
+        """See that the registry's name is known here; where a proxy is asked, that is the proxy's business.
+
+        Raises:
+            RegistryUnreachableError: it is not.
+        """
+        is_proxied = self._scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(self._host)
+        if is_loopback(self._host) or is_proxied:
+            return
+        try:
+            socket.getaddrinfo(urllib.parse.urlsplit(f"//{self._host}").hostname, None)
+        except OSError as error:
+            raise self._lost(error) from error
 
     def manifest_digest(self, timeout_s: float) -> str:
         """The digest of the reference's manifest or index. Errors are those of :func:`probe`."""
@@ -246,7 +279,7 @@ class RegistryClient:
                 where=self.image.registry,
                 fix="try again later, or name another mirror of the site",
             )
-        return _unreachable(self.image, _words(reason))
+        return _unreachable(self.image, _words(reason), is_silent=isinstance(reason, TimeoutError))
 
 
 def _seconds(retry_after: str) -> float | None:

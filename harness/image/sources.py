@@ -14,12 +14,16 @@ from harness.image.registry import (
     ImageNotFoundError,
     RegistryError,
     RegistryTroubleError,
+    RegistryUnreachableError,
     probe,
 )
 from harness.runtime.retry import RetryPolicy
 
 Answer = str | RegistryError | None
 """A digest, a refusal, or nothing yet."""
+
+SILENCE_S = 10.0
+"""Seconds, all together, in which registries that did not answer in time are asked again."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,15 @@ def choose_source(
     """Ask all candidates at once and take the first in their order that has the image.
 
     Where none has it, those that answered and failed (overloaded, broken off) are asked again, in their order, as
-    ``policy`` allows; a candidate that does not answer at all is not.
+    ``policy`` allows; then, for :data:`SILENCE_S`, those whose name is known and that did not answer in time. One that
+    refuses the connection, or whose name nobody knows, is asked once: that is what being offline looks like.
     """
     say(f"{candidates[-1].name}: asking {', '.join(c.registry for c in candidates)}")
     answers = _ask_all(candidates, timeout_s, say)
     if not any(isinstance(answer, str) for answer in answers):
         answers = _ask_again(candidates, answers, timeout_s, policy, say)
+    if not any(isinstance(answer, str) for answer in answers):
+        answers = _ask_silent_again(candidates, answers, timeout_s, policy, say)
     digest = next((answer for answer in answers if isinstance(answer, str)), "")
     having, hoping = [], []
     for candidate, answer in zip(candidates, answers, strict=True):
@@ -113,5 +120,32 @@ def _ask_again(
             latest[position] = _ask(candidate, timeout_s)
             failures += 1
         if isinstance(latest[position], str):
+            break
+    return latest
+
+
+def _ask_silent_again(
+    candidates: Sequence[ImageReference],
+    answers: Sequence[Answer],
+    timeout_s: float,
+    policy: RetryPolicy,
+    say: LineCallback,
+) -> list[Answer]:
+    """The answers after asking the silent ones again, all at once, until one of them has the image."""
+    latest = list(answers)
+    deadline = time.monotonic() + SILENCE_S
+    failures = 1
+    while silent := [n for n, a in enumerate(latest) if isinstance(a, RegistryUnreachableError) and a.is_silent]:
+        pause_s = policy.pause(failures)
+        left_s = deadline - time.monotonic() - pause_s
+        if policy.gives_up(failures) or left_s <= 0:
+            break
+        asked = [candidates[n] for n in silent]
+        say(f"{asked[0].name}: asking {', '.join(c.registry for c in asked)} again in {pause_s:.1f} s: no answer yet")
+        time.sleep(pause_s)
+        for n, answer in zip(silent, _ask_all(asked, min(timeout_s, left_s), say), strict=True):
+            latest[n] = latest[n] if answer is None else answer
+        failures += 1
+        if any(isinstance(answer, str) for answer in latest):
             break
     return latest

@@ -5,9 +5,11 @@ A stage's key is a hash over its parent's key and everything that goes into the 
 key can be explained::
 
     <cache>/stages/<key>.sif
+    <cache>/stages/.building-*/<key>.sif    being written; the folder says by whom
     <cache>/stages/records/stacks/<stack>.<variant>/<key of the last stage>.json
     <cache>/stages/records/images/<image>/<sha256 of its definition>.json
     <cache>/stages/records/packages/<key>.json
+    <cache>/stages/records/folders/<key>.json
     <cache>/stages/records/fingerprints/<key>.sha256
 
 Package mirrors are no part of a key: they are lent to a build and leave nothing in an image.
@@ -15,10 +17,13 @@ Package mirrors are no part of a key: they are lent to a build and leave nothing
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,10 +34,13 @@ from harness.definition.model import Definition
 from harness.definition.reproducible import reproducible
 from harness.definition.tutorial_image import Definitions, copied_files, on_top
 from harness.definition.writer import write_definition
+from harness.errors import HarnessError
 from harness.files import sha256_of, write_whole
 from harness.image.compression import INTERMEDIATE, Compression
 from harness.image.held import HeldFiles
+from harness.image.overlay import FolderMode
 from harness.image.packages import Package
+from harness.owner import sign_folder, signed_prefix
 from harness.project import Project, Variant
 from harness.tutorial import Tutorial
 
@@ -43,6 +51,7 @@ KEPT_RECORDS = 20
 """Chains of one stack that are remembered, to compare the next one with."""
 
 PACKAGES = TypeAdapter(list[Package])
+FOLDERS = TypeAdapter(dict[str, FolderMode | None])
 
 
 class StageParts(BaseModel):
@@ -212,6 +221,33 @@ class StageStore:
             continue  # removed since the look
         return built
 
+    @contextlib.contextmanager
+    def aside(self, key: str) -> Iterator[Path]:
+        """Where to write the image of a key before it is whole; what is there in the end is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=signed_prefix(".building-"), dir=self.folder))
+        try:
+            folder.chmod(0o755)  # a colleague may ask whose it is
+            sign_folder(folder)
+            yield folder / self.image(key).name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, temporary: Path, key: str) -> None:
+        """Give a finished image its name; it is held from now on.
+
+        Raises:
+            HarnessError: somebody removed it.
+        """
+        try:
+            self.held.rename(temporary, self.image(key))
+        except FileNotFoundError as error:
+            raise HarnessError(
+                "somebody removed the image that was just built",
+                where=str(temporary),
+                fix="build again; nobody but its builder removes what changed within a day",
+            ) from error
+
     def record(self, chain: ChainRecord) -> None:
         """Remember how a chain that was just built or used came about."""
         self._write(self._chains(chain.name), chain.stages[-1].key, chain)
@@ -240,6 +276,21 @@ class StageStore:
             found = listed()
             write_whole(file, PACKAGES.dump_json(found, indent=1).decode() + "\n")
             return found
+
+    def folder_modes(
+        self, key: str, wanted: Sequence[str], listed: Callable[[Sequence[str]], dict[str, FolderMode]]
+    ) -> dict[str, FolderMode]:
+        """Of those folders that the image of a key has: mode, owner and group, as remembered, else as ``listed``."""
+        file = self.folder / "records" / "folders" / f"{key}.json"
+        try:
+            known = FOLDERS.validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            known = {}
+        if not known.keys() >= set(wanted):
+            found = listed(sorted({*known, *wanted}))
+            known = {name: found.get(name) for name in sorted({*known, *wanted})}
+            write_whole(file, FOLDERS.dump_json(known, indent=1).decode() + "\n")
+        return {name: mode for name in wanted if (mode := known[name]) is not None}
 
     def fingerprint(self, key: str, computed: Callable[[], str]) -> str:
         """sha256 over the file systems in the image of a key: as remembered, else as ``computed`` says."""

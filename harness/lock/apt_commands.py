@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from harness.definition.context import Context
 from harness.definition.dockerfile import Instruction
 from harness.definition.stages import WrittenStage
 from harness.errors import SpecError
@@ -78,20 +79,48 @@ def apt_commands(instructions: list[Instruction]) -> list[AptCommand]:
     return found
 
 
-def apt_files(instructions: list[Instruction]) -> list[tuple[str, str]]:
-    """(source, target) of files that COPY brings to apt's own folders: sources, preferences, keys."""
+def apt_files(instructions: list[Instruction], context: Context) -> list[tuple[str, str]]:
+    """(source, target) of files that COPY brings to apt's own folders: sources, preferences, keys.
+
+    A folder's files are named one by one: COPY brings what is in it, not the folder.
+
+    Args:
+        context: where the sources are; they are named from there.
+
+    Raises:
+        SpecError: a source is not there.
+    """
     found = []
     for stage in image_stages(instructions):
         for instruction in stage.body:
             if instruction.name != "COPY" or any(flag.startswith("--from") for flag in instruction.flags):
                 continue
             *sources, target = instruction.values
-            for source in sources:
-                single = len(sources) == 1 and not target.endswith("/")
-                path = target if single else posixpath.join(target, posixpath.basename(source))
-                if path.startswith(_APT_FOLDERS):
-                    found.append((source, path))
+            folder = f"{target.rstrip('/')}/"
+            is_known = not any("$" in source or source.startswith("<<") for source in sources)
+            is_above = is_known and any(apt.startswith(folder) for apt in _APT_FOLDERS)
+            if not folder.startswith(_APT_FOLDERS) and not is_above:
+                continue
+            named = [path for source in sources for path in context.find(source, where=instruction.where)]
+            for path in named:
+                into = len(named) > 1 or target.endswith("/")
+                found += [
+                    pair for pair in _copied(path, target, context, into=into) if pair[1].startswith(_APT_FOLDERS)
+                ]
     return found
+
+
+def _copied(path: str, target: str, context: Context, *, into: bool) -> Iterator[tuple[str, str]]:
+    """(source, target) of each file that a COPY of one path brings."""
+    assert context.root is not None
+    top = context.root / path
+    if not top.is_dir():
+        yield path, posixpath.join(target, posixpath.basename(path)) if into else target
+        return
+    for file in sorted(file for file in top.rglob("*") if file.is_file()):
+        name = file.relative_to(context.root).as_posix()
+        if not context.rules.ignores(name):
+            yield name, posixpath.join(target, file.relative_to(top).as_posix())
 
 
 def _scripts(instruction: Instruction) -> Iterator[str]:

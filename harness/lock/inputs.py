@@ -7,6 +7,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from harness.definition.context import Context
 from harness.definition.dockerfile import Instruction, read_dockerfile
 from harness.definition.tutorial_image import default_base, stack_definition
 from harness.errors import SpecError
@@ -31,7 +32,10 @@ def current_inputs(project: Project, stack: Stack, variant: Variant) -> LockedIn
         apt = [str(command) for command in apt_commands(instructions)]
     except UnreadableCommandError as error:
         apt = [f"not readable: {error.what}"]
-    names = [*requirement_files(folder, parts.requirements), *(source for source, _ in apt_files(instructions))]
+    names = [
+        *requirement_files(folder, parts.requirements),
+        *(source for source, _ in copied_to_apt(project, stack, variant)),
+    ]
     files = {name: words_digest(folder / name) for name in sorted(set(names))}
     return LockedInputs(base=default_base(definition), apt=apt, python=python_target(parts), files=files)
 
@@ -40,6 +44,17 @@ def stack_dockerfile(project: Project, stack: Stack, variant: Variant) -> list[I
     """The instructions of a variant's Dockerfile; positions are named from the checkout's root."""
     path = project.stack_folder(stack.name) / stack.variants[variant].dockerfile
     return read_dockerfile(path, str(path.relative_to(project.root)))
+
+
+def copied_to_apt(project: Project, stack: Stack, variant: Variant) -> list[tuple[str, str]]:
+    """(source, target) of the stack's files that its Dockerfile brings to apt's own folders.
+
+    Raises:
+        SpecError: one is not there.
+    """
+    folder = project.stack_folder(stack.name)
+    context = Context.of(folder, "", dockerfile=folder / stack.variants[variant].dockerfile)
+    return apt_files(stack_dockerfile(project, stack, variant), context)
 
 
 def python_target(parts: StackVariant) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.errors import CommandError, HarnessError, MissingToolError
 from harness.image.driver import reachable
 from harness.image.lend import pip_settings
-from harness.image.process import run_command
+from harness.image.process import LineCallback, run_command
 from harness.lock.inputs import words_digest
 from harness.stack import StackVariant
 from harness.stack_lock import LockedPython
@@ -34,10 +34,11 @@ def find_uv() -> list[str]:
     raise MissingToolError("uv is not here", fix=f"run: {sys.executable} -m pip install uv")
 
 
-def resolve_python(folder: Path, parts: StackVariant, *, title: str, upgrade: bool) -> LockedPython:
+def resolve_python(folder: Path, parts: StackVariant, say: LineCallback, *, title: str, upgrade: bool) -> LockedPython:
     """Write the variant's requirements with hashes to its lock file, and return what it says.
 
     Args:
+        say: is told of an index that is left out.
         title: the command that makes the file, for its first line.
         upgrade: take the newest versions that fit; without, locked ones are kept where they still fit.
 
@@ -60,11 +61,18 @@ def resolve_python(folder: Path, parts: StackVariant, *, title: str, upgrade: bo
         if target.is_file():
             shutil.copyfile(target, fresh)  # uv keeps the versions that it finds here
         failures = []
+        own = reachable(parts.extra_indexes, say)
         # An extra index of this machine that has a release for its own Python alone hides the others of that release.
         for extra in (True, False):
             try:
                 run_command(
-                    [*command, *index_options(parts, extra=extra), "--output-file", fresh, parts.requirements],
+                    [
+                        *command,
+                        *index_options(own, extra=extra),
+                        "--output-file",
+                        fresh,
+                        parts.requirements,
+                    ],
                     cwd=folder,
                     timeout_s=_RESOLVE_SECONDS,
                     what=f"resolving {parts.requirements}",
@@ -109,14 +117,15 @@ def locked_python(folder: Path, parts: StackVariant) -> LockedPython:
     return LockedPython(file=parts.lock, sha256=digest, packages=packages)
 
 
-def index_options(parts: StackVariant, *, extra: bool = True) -> list[str]:
-    """uv's options for the indexes that this machine's pip uses, and for the stack's own where they answer.
+def index_options(own: list[str], *, extra: bool = True) -> list[str]:
+    """uv's options for the indexes that this machine's pip uses, and for the stack's own.
 
     Args:
+        own: the stack's own.
         extra: with the machine's further indexes beside its main one.
     """
     settings = pip_settings()
-    others = [*(settings.get("extra-index-url", "").split() if extra else []), *reachable(parts.extra_indexes)]
+    others = [*(settings.get("extra-index-url", "").split() if extra else []), *own]
     options = [word for address in others for word in ("--extra-index-url", address)]
     if index := settings.get("index-url"):
         options += ["--index-url", index]

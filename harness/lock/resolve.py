@@ -23,9 +23,9 @@ from harness.image.process import run_command
 from harness.image.reference import ImageReference
 from harness.image.registry import ImageNotFoundError, RegistryUnreachableError
 from harness.lock.apt import PrivateApt, installed_versions
-from harness.lock.apt_commands import apt_commands, apt_files
+from harness.lock.apt_commands import apt_commands
 from harness.lock.base_system import STATUS, base_system
-from harness.lock.inputs import current_inputs, stack_dockerfile
+from harness.lock.inputs import copied_to_apt, current_inputs, stack_dockerfile
 from harness.lock.python import find_uv, resolve_python, without_addresses
 from harness.project import Project, Variant
 from harness.site import Site
@@ -70,6 +70,7 @@ class Resolver:
             python = resolve_python(
                 self.project.stack_folder(stack.name),
                 stack.variants[variant],
+                lambda line: self.progress(f"{name}: note: {line}"),
                 title=f"harness lock {stack.name} --variant {variant}",
                 upgrade=self.upgrade,
             )
@@ -125,11 +126,10 @@ class Resolver:
 
     def _apt(self, stack: Stack, variant: Variant, root: Path) -> dict[str, LockedDeb]:
         folder = self.project.stack_folder(stack.name)
-        instructions = stack_dockerfile(self.project, stack, variant)
-        commands = apt_commands(instructions)
+        commands = apt_commands(stack_dockerfile(self.project, stack, variant))
         if shutil.which("apt-get") is None:
             raise MissingToolError("apt-get is not on this machine")
-        files = [(folder / source, target) for source, target in apt_files(instructions)]
+        files = [(folder / source, target) for source, target in copied_to_apt(self.project, stack, variant)]
         self.progress(f"{stack.name}.{variant}: asking apt")
         with tempfile.TemporaryDirectory(prefix="harness-apt-") as work:
             apt = PrivateApt.open(Path(work) / "apt", root, files, self.cache / "apt")

@@ -122,7 +122,7 @@ job_need_gpus() { # count
 }
 
 job_need_image() { # sets RUN_IMAGE, what the engine is given
-    local name=$NAME published stack
+    local name=$NAME published stack again="build it again: make build-sif TUT=$TUTORIAL VARIANT=$VARIANT"
     ENGINE=$(command -v apptainer || command -v singularity) ||
         job_fail "neither apptainer nor singularity is on $NODE" "load its module or ask the administrator"
     [ "$VARIANT" = cuda ] || name=$NAME.$VARIANT
@@ -140,7 +140,7 @@ job_need_image() { # sets RUN_IMAGE, what the engine is given
     # A published image is named by its content: a damaged or replaced file does not match its name.
     if [[ $published =~ ^[0-9a-f]{64}$ ]]; then
         [ "$published" = "$IMAGE_SHA256" ] ||
-            job_fail "$IMAGE is damaged (its content is sha256 $IMAGE_SHA256)" "remove it and build again"
+            job_fail "$IMAGE is damaged (its content is sha256 $IMAGE_SHA256)" "$again"
     fi
     job_verify_signature "$IMAGE"
     # What follows was signed. A layer names its stack by digest: no other stack can be put below it.
@@ -149,10 +149,10 @@ job_need_image() { # sets RUN_IMAGE, what the engine is given
     RUN_IMAGE=("$IMAGE")
     if [ -n "$stack" ]; then
         STACK=$(dirname "$IMAGE")/stack.sif
-        [ -r "$STACK" ] || job_fail "$IMAGE needs its stack $STACK" "build it again: make build-sif TUT=$TUTORIAL"
+        [ -r "$STACK" ] || job_fail "$IMAGE needs its stack $STACK" "$again"
         STACK=$(readlink -f "$STACK")
         [ "$stack" = "$(job_sha256 "$STACK")" ] ||
-            job_fail "$STACK is damaged or not the stack of $IMAGE" "remove it and build again"
+            job_fail "$STACK is damaged or not the stack of $IMAGE" "$again"
         job_verify_signature "$STACK"
         RUN_IMAGE=(--overlay "$IMAGE:ro" "$STACK")
     fi

@@ -22,7 +22,7 @@ CAUSES = (
         "damaged-image",
         "the image is damaged, or was changed after it was signed",
         "镜像已损坏，或签名后被改动",
-        fix=("remove it and build it again: make build-sif TUT=N", "删除后重新构建：make build-sif TUT=N"),
+        fix=("build it again: make build-sif TUT=N", "重新构建：make build-sif TUT=N"),
         by=(
             said(r"error: \S+ is damaged \(its content is sha256"),
             said(r"error: \S+ was changed after it was signed, or is no image"),
