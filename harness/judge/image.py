@@ -227,7 +227,7 @@ def _gpus_wanted(evidence: Evidence, tutorial: Tutorial, step_name: str) -> int:
 
 
 def _gpus_asked(evidence: Evidence, tutorial: Tutorial) -> int:
-    """GPUs of the whole job: the job script counts those of a node. Where it and the result are silent, the tutorial's."""
+    """GPUs of the whole job: the job script counts a node's. Where it and the result are silent, the tutorial's."""
     resources = tutorial.resources.get("cuda")
     nodes = resources.nodes if resources else 1
     text = evidence.fact("gpus") or ""
