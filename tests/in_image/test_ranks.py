@@ -312,7 +312,7 @@ class Refused(RankCase):
         for workers in ("0", "1"):
             with self.subTest(workers=workers):
                 ended = self.run_program("xscow-3", *arguments, "--workers", workers)
-                self.assert_refused(*ended, str(picture), "damaged")
+                self.assert_refused(*ended, str(picture), "damaged", "only 2000 images are looked at before")
 
     def test_fewer_processes_than_the_job_asked_for(self) -> None:
         program = ROOT / "tutorials/scow-3/train.py"
