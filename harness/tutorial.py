@@ -49,6 +49,7 @@ class Step(SpecModel):
     rendezvous: Literal["file", "platform"] = Field(
         "file", description="where ranks of several nodes meet: a file of the run, or RANK, MASTER_ADDR and MASTER_PORT"
     )
+    resumes: bool = Field(False, description="goes on from its checkpoints when the run is started again")
     parameters: dict[str, Scalar] = Field(
         default_factory=dict, description="the original's values; each becomes --key value (a bool: --key or nothing)"
     )

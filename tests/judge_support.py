@@ -110,12 +110,12 @@ source = "a V100"
 """
 
 
-def small_project(root: Path) -> Project:
+def small_project(root: Path, spec: str = TUTORIAL_TOML) -> Project:
     """A project with one tutorial, xscow-2."""
     folder = root / "tutorials" / "xscow-2"
     folder.mkdir(parents=True)
     (root / "containers").mkdir()
-    (folder / "tutorial.toml").write_text(TUTORIAL_TOML, encoding="utf-8")
+    (folder / "tutorial.toml").write_text(spec, encoding="utf-8")
     (folder / "train.py").write_text("", encoding="utf-8")
     return Project(root)
 

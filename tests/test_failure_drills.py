@@ -177,6 +177,8 @@ def test_a_lost_node_with_requeue_and_an_attempt_that_outlives_it(
         assert done.returncode == 0, done.stdout + done.stderr
         second = run.result.read_bytes()
         assert json.loads(second)["attempt"] == "1"
+        assert json.loads(second)["steps"]["count"]["outputs"]["kept_before"] == ["of-0"], "it goes on from there"
+        assert [path.name for path in (run.folder / "kept").iterdir()] == ["of-0"], "what is another's stays as it is"
         until((run.folder / "exit_code").exists)  # of the first attempt
         first = json.loads((run.folder / "result.json").read_text())
         assert (first["attempt"], first["steps"]["count"]["outputs"]["sum"]) == ("0", -1)

@@ -12,13 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judge_support import (
     EXPECTED,
+    GPU,
     IMAGE,
     RUN_ID,
+    TUTORIAL_TOML,
     bilingual,
     good_result,
     gpu_result,
     make_run,
     png,
+    small_project,
     small_tutorial,
     write_result,
 )
@@ -27,7 +30,7 @@ from harness.judge import Check, RunFacts, Verdict, VerdictError, judge_run, loa
 from harness.judge.numbers import finite
 from harness.run.evidence import Asked, ExpectedImage, SchedulerWord, gather_evidence
 from harness.run.paths import RunPaths
-from harness.tutorial import Tutorial
+from harness.tutorial import Tutorial, load_tutorial
 
 Data = dict[str, Any]
 Spoil = Callable[[Data], object]
@@ -293,6 +296,36 @@ def test_throughput_fails(tutorial: Tutorial, tmp_path: Path, spoil: Spoil, expe
     assert expected in message(verdict, "throughput", "train", "train_throughput")
 
 
+def test_a_resumed_run_with_too_little_left_to_measure_is_neither_passed_nor_failed_for_it(
+    tutorial: Tutorial, tmp_path: Path
+) -> None:
+    data = good_result()
+    step_of(data)["metrics"].clear()
+    step_of(data)["not_measured"] = {"train_throughput": {"resumed_after": 19, "left": 1, "of": "epochs"}}
+    verdict = judged(tutorial, make_run(tmp_path / RUN_ID, data))
+    words = message(verdict, "throughput", "train", "train_throughput", "skip")
+    assert words.startswith("not measured: resumed after epoch 19 with 1 epochs left")
+    for name in ("limit", "steady", "history"):
+        message(verdict, "throughput", "train", f"train_throughput.{name}", "skip")
+    assert verdict.overall == "pass", "the work itself was done and judged"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"train_throughput": {"resumed_after": 0, "left": 20, "of": "epochs"}},
+        {"step_rate": {"resumed_after": 19, "left": 1, "of": "epochs"}},
+        {},
+    ],
+    ids=["from the beginning", "of another metric", "silent"],
+)
+def test_a_missing_metric_that_no_resumption_explains_fails(tutorial: Tutorial, tmp_path: Path, said: Data) -> None:
+    data = good_result()
+    step_of(data)["metrics"].clear()
+    step_of(data)["not_measured"] = said
+    assert judged(tutorial, make_run(tmp_path / RUN_ID, data)).overall == "fail"
+
+
 def test_throughput_warns(tutorial: Tutorial, tmp_path: Path) -> None:
     data = good_result()
     metric_of(data).update(value=1000.0, samples=[1000.0] * 5)
@@ -356,6 +389,61 @@ def test_device(tutorial: Tutorial, tmp_path: Path, device: Any, requested: int,
         step_of(data)["device"] = device
     verdict = judged(tutorial, make_run(tmp_path / RUN_ID, data))
     assert expected in message(verdict, "image", "train", "device")
+
+
+SEVERAL_STEPS = TUTORIAL_TOML.replace(
+    'name = "train"\nprogram = "train.py"',
+    'name = "train"\nprogram = "train.py"\ndistributed = true',
+    1,
+).replace("[presets.smoke]", '[[steps]]\nname = "chat"\nprogram = "train.py"\n\n[presets.smoke]', 1)
+
+
+@pytest.mark.parametrize(
+    ("train", "chat", "nodes", "failing"),
+    [
+        (2, GPU | {"count": 1}, 1, {}),
+        (1, GPU | {"count": 1}, 1, {"train": "used 1 of the 2 GPUs"}),
+        (2, {"kind": "cpu", "name": "EPYC", "count": 4}, 1, {"chat": "CPU fallback"}),
+        (2, None, 1, {"chat": "recorded no device"}),
+        (4, GPU | {"count": 1}, 2, {}),
+        (2, GPU | {"count": 1}, 2, {"train": "used 2 of the 4 GPUs"}),
+    ],
+    ids=["one of two for one process", "half a team", "on the CPU", "no device", "two nodes", "one node of two"],
+)
+def test_a_step_of_one_process_needs_one_gpu_and_a_distributed_one_all(
+    tmp_path: Path, train: int, chat: Any, nodes: int, failing: dict[str, str]
+) -> None:
+    gpus = f"nodes = {nodes}\ngpus_per_node = 2"
+    project = small_project(tmp_path / "project", SEVERAL_STEPS.replace("gpus_per_node = 1", gpus))
+    data = gpu_result(requested=2)
+    step_of(data)["device"]["count"] = train
+    data["steps"]["chat"] = {**step_of(data), "device": chat, "outputs": {}, "metrics": {}, "files": []}
+    verdict = judged(load_tutorial(project, "2"), make_run(tmp_path / RUN_ID, data))
+    for name in ("train", "chat"):
+        if name in failing:
+            assert failing[name] in message(verdict, "image", name, "device")
+        else:
+            assert device_status(verdict, name) == "pass"
+
+
+@pytest.mark.parametrize(("preset", "status"), [("smoke", "pass"), ("full", "fail")])
+def test_a_server_uses_the_gpus_that_the_tutorial_gives_it_under_the_preset(
+    tmp_path: Path, preset: str, status: str
+) -> None:
+    """What the run says of itself does not count: with --tensor-parallel 1 the full preset fails."""
+    text = TUTORIAL_TOML.replace("{ epochs = 20 }", "{ epochs = 20, tensor_parallel = 2 }")
+    text = text.replace("epochs = 2\n", "epochs = 2\ntensor_parallel = 1\n")
+    project = small_project(tmp_path / "project", text.replace("gpus_per_node = 1", "gpus_per_node = 2"))
+    data = gpu_result(requested=2) | {"preset": preset}
+    step_of(data)["parameters"]["tensor_parallel"] = 1
+    verdict = judged(load_tutorial(project, "2"), make_run(tmp_path / RUN_ID, data))
+    assert device_status(verdict, "train") == status
+
+
+def device_status(verdict: Verdict, step: str) -> str:
+    check = verdict.check("image", step, "device")
+    assert check is not None
+    return check.status
 
 
 def test_cpu_variant_on_a_gpu(tutorial: Tutorial, tmp_path: Path) -> None:

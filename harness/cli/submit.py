@@ -44,6 +44,8 @@ def submit(
 
     Several tutorials that ask for the same resources become one job array.
 
+    A training that was stopped goes on from its newest checkpoint with RUN_ID=<run-id> sbatch jobs/<its>.job.
+
     Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16;
     harness submit --pack --preset smoke; harness submit 2 --repeat 5;
     harness submit 6 --preset bench --set weights=random

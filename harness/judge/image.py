@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from harness.judge.said import Said, same, say
 from harness.judge.verdict import Check, Status
+from harness.project import PRESETS
 from harness.run.evidence import Evidence, ExpectedImage
 from harness.run.result import RunResult, StepResult
 from harness.tutorial import Tutorial
 
+TENSOR_PARALLEL = "tensor_parallel"  # the parameter by which a serving step is told how many GPUs share each layer
 _DeviceRuling = tuple[Status, Said, str | None]
 
 
@@ -145,9 +147,8 @@ def _device(evidence: Evidence, tutorial: Tutorial, step_name: str, absent: Said
         reason = absent if result is None else not_in_result(step_name)
         status, message, expected = _fail(say("device unknown: {reason}", "设备未知：{reason}", reason=reason))
     else:
-        status, message, expected = _device_ruling(
-            evidence.variant or result.variant, result, step, _gpus_given(evidence, tutorial)
-        )
+        wanted = _gpus_wanted(evidence, tutorial, step_name)
+        status, message, expected = _device_ruling(evidence.variant or result.variant, result, step, wanted)
     return Check(
         group="image",
         step=step_name,
@@ -160,7 +161,7 @@ def _device(evidence: Evidence, tutorial: Tutorial, step_name: str, absent: Said
     )
 
 
-def _device_ruling(variant: str, result: RunResult, step: StepResult, gpus_given: int) -> _DeviceRuling:
+def _device_ruling(variant: str, result: RunResult, step: StepResult, wanted: int) -> _DeviceRuling:
     device = step.device
     if variant == "cpu":
         if device is None:
@@ -176,7 +177,6 @@ def _device_ruling(variant: str, result: RunResult, step: StepResult, gpus_given
             "{count} CPU threads on {device}", "{device}，{count} 个 CPU 线程", count=device.count, device=device.name
         )
         return "pass", message, None
-    wanted = max(1, result.gpus_requested, gpus_given)
     expected = f"{wanted} GPU{'s' if wanted > 1 else ''}"
     if device is None:
         message = say(
@@ -206,14 +206,36 @@ def _device_ruling(variant: str, result: RunResult, step: StepResult, gpus_given
     return "pass", devices, expected
 
 
-def _gpus_given(evidence: Evidence, tutorial: Tutorial) -> int:
-    """How many GPUs the job script counted; where neither it nor the result says, what the tutorial asks for."""
+def _gpus_wanted(evidence: Evidence, tutorial: Tutorial, step_name: str) -> int:
+    """How many GPUs the step had to use.
+
+    A distributed step, and the step whose throughput is judged, use all that the job asked for. Any other is one
+    process that waits its turn (a chat before the training, merging weights): one GPU will do. A step that the tutorial
+    itself gives fewer GPUs under this preset (``tensor_parallel``) uses those; what the run says of it does not count.
+    """
+    step = tutorial.step(step_name)
+    if step.distributed:
+        return max(1, _gpus_asked(evidence, tutorial))
+    if step_name != tutorial.throughput.step:
+        return 1
+    asked = max(1, _gpus_asked(evidence, tutorial))
+    preset = next((name for name in PRESETS if name == evidence.preset), None)
+    shared_by = tutorial.parameters(step_name, preset).get(TENSOR_PARALLEL) if preset else None
+    if isinstance(shared_by, int) and not isinstance(shared_by, bool):
+        return max(1, min(shared_by, asked))
+    return asked
+
+
+def _gpus_asked(evidence: Evidence, tutorial: Tutorial) -> int:
+    """GPUs of the whole job: the job script counts a node's. Where it and the result are silent, the tutorial's."""
+    resources = tutorial.resources.get("cuda")
+    nodes = resources.nodes if resources else 1
     text = evidence.fact("gpus") or ""
     counted = int(text) if text.isdecimal() and len(text) < 6 else 0
-    if counted or (evidence.result and evidence.result.gpus_requested):
-        return counted
-    resources = tutorial.resources.get("cuda")
-    return resources.nodes * resources.gpus_per_node if resources else 0
+    per_node = max(counted, evidence.result.gpus_requested if evidence.result else 0)
+    if not per_node and resources:
+        per_node = resources.gpus_per_node
+    return nodes * per_node
 
 
 def _fail(message: Said, expected: str | None = None) -> _DeviceRuling:

@@ -46,7 +46,10 @@ def judge_throughput(
     bounds = lowest_rate(spec, evidence.variant, roof)
     value = finite(metric.value) if metric else None
 
-    if metric is None or value is None or problem:
+    resumed = _too_little_left(evidence, spec)
+    if resumed is not None:
+        rulings = [Ruling("skip", resumed, rule) for rule in (bounds_text(bounds, spec), None, STEADY_RULE, None)]
+    elif metric is None or value is None or problem:
         cause = problem or say("no value", "没有数值")
         rulings = [
             Ruling("fail", cause, bounds_text(bounds, spec)),
@@ -127,6 +130,26 @@ def _find(evidence: Evidence, spec: Throughput, absent: Said) -> tuple[Metric | 
             reported=reported,
         )
     return metric, None
+
+
+def _too_little_left(evidence: Evidence, spec: Throughput) -> Said | None:
+    """What a run that went on from a checkpoint says in place of the metric; None where it does not, or has both."""
+    step = evidence.result.steps.get(spec.step) if evidence.result else None
+    said = step.not_measured.get(spec.metric) if step and spec.metric not in step.metrics else None
+    if said is None:
+        return None
+    counted = {"left": said.left, "done": said.resumed_after}
+    if said.of == "epochs":
+        return say(
+            "not measured: resumed after epoch {done} with {left} epochs left; a run from the beginning measures",
+            "未测量：从第 {done} 轮之后继续，只剩 {left} 轮；从头开始的运行才会测量",
+            **counted,
+        )
+    return say(
+        "not measured: resumed after step {done} with {left} steps left; a run from the beginning measures",
+        "未测量：从第 {done} 步之后继续，只剩 {left} 步；从头开始的运行才会测量",
+        **counted,
+    )
 
 
 _HIGHER, _LOWER = say("higher", "越高"), say("lower", "越低")

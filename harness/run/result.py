@@ -27,6 +27,14 @@ class Metric(_Record):
     samples: list[float] = Field(default_factory=list)
 
 
+class NotMeasured(_Record):
+    """Why a metric is missing: the run went on from a checkpoint with too little left to do."""
+
+    resumed_after: int = Field(ge=1, description="done by an earlier start of the run")
+    left: int = Field(ge=0, description="done by this one")
+    of: Literal["epochs", "steps"]
+
+
 class OutputFile(_Record):
     """A file the step wrote, relative to its output folder."""
 
@@ -65,6 +73,7 @@ class StepResult(_Record):
     parameters: dict[str, Any] = Field(default_factory=dict)
     phases: dict[str, float] = Field(default_factory=dict)
     metrics: dict[str, Metric] = Field(default_factory=dict)
+    not_measured: dict[str, NotMeasured] = Field(default_factory=dict)
     outputs: dict[str, Any] = Field(default_factory=dict)
     files: list[OutputFile] = Field(default_factory=list)
     device: Device | None = None

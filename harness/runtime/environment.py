@@ -6,6 +6,7 @@ The job script sets them (``jobs/lib/job.sh``); a program started by hand has no
 from __future__ import annotations
 
 RUN_DIR = "HARNESS_RUN_DIR"  # the run folder, writable
+RUN_ROOT = "HARNESS_RUN_ROOT"  # the run folder of the first attempt; later ones are below it
 RUN_ID = "HARNESS_RUN_ID"
 ATTEMPT = "HARNESS_ATTEMPT"  # tells a requeued job's attempts apart
 TUTORIAL = "HARNESS_TUTORIAL"

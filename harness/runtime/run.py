@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.runtime import environment
 from harness.runtime.device import DeviceFacts
+from harness.runtime.earlier import earlier_attempts, take_over
 from harness.runtime.errors import ProgramError, Terminated
 from harness.runtime.files import write_json
 from harness.runtime.timing import Throughput
@@ -56,6 +57,8 @@ class StepRun:
         gpus_requested: int | None = None,
         phases: Mapping[str, float] | None = None,
         is_writer: bool = True,
+        keeps: str = "",
+        earlier: Sequence[Path] = (),
     ) -> None:
         self.step = step
         self.tutorial = tutorial
@@ -66,16 +69,19 @@ class StepRun:
         self._parameters = {key: _plain(value, f"parameter '{key}'") for key, value in parameters.items()}
         self._phases: dict[str, float] = dict(phases or {})
         self._metrics: dict[str, dict[str, Any]] = {}
+        self._not_measured: dict[str, dict[str, Any]] = {}
         self._outputs: dict[str, Any] = {}
         self._files: list[str] = []
         self._device: DeviceFacts | None = None
         self._versions = {"python": platform.python_version()}
         self._is_writer = is_writer
+        self._keeps = keeps
+        self._earlier = [path / keeps for path in earlier] if keeps else []
         self._started_at = 0.0
         self._previous_handler: Any = None
 
     @classmethod
-    def from_environment(cls, step: str, *, tutorial: str, parameters: Mapping[str, Any]) -> StepRun:
+    def from_environment(cls, step: str, *, tutorial: str, parameters: Mapping[str, Any], keeps: str = "") -> StepRun:
         """The step as the job script describes it (``harness/runtime/environment.py``).
 
         Started by hand, with none of those names set, it is a run of its own below ``./runs/``, and says so.
@@ -84,6 +90,8 @@ class StepRun:
             step: the step's name unless the job gives another.
             tutorial: likewise.
             parameters: the values the program runs with, recorded in the result.
+            keeps: the folder, in the run's, of what a later attempt goes on from: it begins with what the newest
+                earlier attempt left there.
 
         Raises:
             ProgramError: one of the names holds something it cannot mean.
@@ -127,6 +135,8 @@ class StepRun:
             gpus_requested=gpus,
             phases=_phases_before_the_program(),
             is_writer=is_writer,
+            keeps=keeps,
+            earlier=_earlier_folders(),
         )
 
     # -- what the program says ------------------------------------------------------------------------------------
@@ -157,14 +167,27 @@ class StepRun:
             "samples": [float(sample) for sample in samples],
         }
 
-    def throughput(self, name: str, meter: Throughput, *, unit: str) -> None:
+    def throughput(
+        self, name: str, meter: Throughput, *, unit: str, resumed_after: int = 0, left: int = 0, of: str = "epochs"
+    ) -> None:
         """Record ``meter`` as a metric and its windows' time as phases; whether it was steady becomes an output.
 
+        A run that went on from a checkpoint may have had too little ``left`` to measure anything: that is recorded in
+        place of the metric, and the judge skips what it cannot judge.
+
+        Args:
+            resumed_after: epochs, or steps, that an earlier start of this run did; 0: none did.
+            left: how many were left to do.
+            of: what those two count: epochs, steps.
+
         Raises:
-            ValueError: nothing was measured.
+            ValueError: nothing was measured, in a run from the beginning.
         """
-        self.metric(name, meter.median, unit, meter.samples)
         self._add_phase("warm_up", meter.warm_up_seconds)
+        if not meter.measured and resumed_after > 0:
+            self._not_measured[name] = {"resumed_after": resumed_after, "left": left, "of": of}
+            return
+        self.metric(name, meter.median, unit, meter.samples)
         self._add_phase("measured", meter.measured_seconds)
         self.output(f"{name}_steady", meter.is_steady())
 
@@ -211,6 +234,9 @@ class StepRun:
         if self._is_writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._forget_earlier()
+            # Before the ranks meet: so all of them see the same.
+            if self._keeps and (taken := take_over(self.folder / self._keeps, self._earlier)):
+                print(f"taken over from an earlier attempt: {taken} in {self._keeps}/", file=sys.stderr)  # noqa: T201
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGTERM, _raise_terminated)
         return self
@@ -251,6 +277,7 @@ class StepRun:
             "parameters": self._parameters,
             "phases": self._phases,
             "metrics": self._metrics,
+            "not_measured": self._not_measured,
             "outputs": self._outputs,
             "files": files,
             "device": None if self._device is None else self._device.as_dict(),
@@ -322,6 +349,11 @@ def _plain(value: Any, what: str) -> Any:
 
 def _raise_terminated(number: int, _frame: FrameType | None) -> None:
     raise Terminated(signal.Signals(number).name, 128 + number)
+
+
+def _earlier_folders() -> list[Path]:
+    root, attempt = os.environ.get(environment.RUN_ROOT), _number(environment.ATTEMPT)
+    return earlier_attempts(Path(root), int(attempt)) if root and attempt else []
 
 
 def _local_folder(tutorial: str) -> Path:

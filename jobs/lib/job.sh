@@ -16,7 +16,7 @@
 #
 # A person may set: PRESET (smoke, bench, full), IMAGE (a .sif file, or the folder of an image in a catalog), CATALOG,
 # OPEN (jupyter or board: an interactive session instead of the steps), NOTEBOOKS (where its files are kept),
-# DATA (data root), MODELS (models root), RUN_ID, ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed),
+# DATA (data root), MODELS (models root), RUN_ID (of an earlier run: go on with it), ALLOW_UNSIGNED=1 (run an IMAGE of one's own that nobody signed),
 # PROCESSES (other than N per node, for job_ranks).
 
 set -euo pipefail
@@ -55,13 +55,16 @@ job_begin() {
     CORES=${SLURM_CPUS_PER_TASK:-$(nproc)}
 
     RUN_ID=${RUN_ID:-$NAME-$VARIANT-${OPEN:-$PRESET}-$(date -u +%Y%m%dT%H%M%SZ)-${JOB_ID:-$$}}
-    RUN_DIR=$PWD/runs/$RUN_ID
-    # On a node that was only cut off, the attempt before this one may still run: it keeps its own files.
-    local number
-    for ((number = 1; number <= ATTEMPT; number++)); do
-        RUN_DIR=$PWD/runs/$RUN_ID/attempt-$number
-        mkdir -p "$RUN_DIR" 2>/dev/null || break
+    RUN_ROOT=$PWD/runs/$RUN_ID RUN_DIR=$PWD/runs/$RUN_ID
+    # On a node that was only cut off, the attempt before this one may still run: it keeps its own files. A job that is
+    # told to go on with a run (RUN_ID) which had several attempts is one more of them.
+    local number begun=0
+    while [ -d "$RUN_ROOT/attempt-$((begun + 1))" ]; do begun=$((begun + 1)); done
+    [ "$begun" -eq 0 ] || [ "$ATTEMPT" -gt "$begun" ] || ATTEMPT=$((begun + 1))
+    for ((number = begun + 1; number <= ATTEMPT; number++)); do
+        mkdir -p "$RUN_ROOT/attempt-$number" 2>/dev/null || break
     done
+    [ "$ATTEMPT" -eq 0 ] || RUN_DIR=$RUN_ROOT/attempt-$ATTEMPT
     mkdir -p "$RUN_DIR" 2>/dev/null || job_fail "cannot write $RUN_DIR" "check quota and permissions of runs/"
     rm -f "$RUN_DIR/exit_code"
     SCRATCH=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/$NAME.XXXXXX") ||
@@ -70,6 +73,9 @@ job_begin() {
     trap 'exit 143' TERM
 
     RANK_NODES=1 RANKS_PER_NODE=1 MEETING_PORT=''
+    # What earlier attempts left is read, never changed.
+    ROOT_BIND=()
+    [ "$ATTEMPT" -eq 0 ] || ROOT_BIND=(--bind "$RUN_ROOT:$RUN_ROOT:ro")
     GPUS=0 GPU_SHARED=0 IMAGE_SHA256='' STACK='' DEFINITION_SHA256='' SIGNED_BY='' NV=()
     DATA_ROOT='' DATA_BIND=() MODELS_ROOT='' MODELS_BIND=() HUB_VARIABLES=()
     # Root without CAP_SYS_RESOURCE can start images in a user namespace only; it works for root everywhere.
@@ -111,14 +117,28 @@ job_need_gpus() { # count
         job_fail "$wanted GPU(s) needed, but $NODE shows no NVIDIA driver (nvidia-smi)" \
             "submit to a GPU node: sbatch --gres=gpu:$wanted $0, or use the .cpu.job"
     fi
-    # --nv shows every GPU of the node; the scheduler's choice must go through.
+    # --nv shows every GPU of the node; the scheduler's choice must go through. Where none chose, programs see as many
+    # as the job asks for: some use all they see, or refuse to be one process that sees several.
+    if [ -z "$JOB_ID" ]; then
+        export CUDA_VISIBLE_DEVICES
+        CUDA_VISIBLE_DEVICES=$(job_first_gpus "$visible" "$wanted")
+    fi
     if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
         visible=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
     elif [ -n "$JOB_ID" ]; then
         visible=0 # a job that was given no GPU may still see the node's
     fi
+    local shards=''
+    [ "$wanted" -gt 1 ] || shards=' (or --gres=shard:16)' # they are all on one GPU
     [ "$visible" -ge "$wanted" ] ||
-        job_fail "$wanted GPU(s) needed, $visible given" "submit with sbatch --gres=gpu:$wanted (or --gres=shard:16)"
+        job_fail "$wanted GPU(s) needed, $visible given" "submit with sbatch --gres=gpu:$wanted$shards"
+}
+
+job_first_gpus() { # VISIBLE WANTED: the first of the GPUs that the person chose, or that the node has
+    local count=$2 chosen=${CUDA_VISIBLE_DEVICES:-}
+    [[ ! ${PROCESSES:-} =~ ^[0-9]+$ ]] || [ "$PROCESSES" -le "$count" ] || count=$PROCESSES # each drives one
+    [ -n "$chosen" ] || chosen=$(seq -s , 0 $(($1 - 1)))
+    cut -d , -f "1-$count" <<<"$chosen"
 }
 
 job_need_image() { # sets RUN_IMAGE, what the engine is given
@@ -285,8 +305,8 @@ job_step() { # STEP [OPTIONS]
     local threads=$CORES
     [ "$sharers" -le 1 ] || threads=$((CORES / sharers > 0 ? CORES / sharers : 1))
     local variables=(
-        HARNESS_RUN_DIR="$RUN_DIR" HARNESS_RUN_ID="$RUN_ID" HARNESS_ATTEMPT="$ATTEMPT" HARNESS_TUTORIAL="$TUTORIAL"
-        HARNESS_VARIANT="$VARIANT" HARNESS_PRESET="$PRESET" HARNESS_STEP="$step" HARNESS_IMAGE_PATH="$IMAGE"
+        HARNESS_RUN_DIR="$RUN_DIR" HARNESS_RUN_ROOT="$RUN_ROOT" HARNESS_RUN_ID="$RUN_ID" HARNESS_ATTEMPT="$ATTEMPT"
+        HARNESS_TUTORIAL="$TUTORIAL" HARNESS_VARIANT="$VARIANT" HARNESS_PRESET="$PRESET" HARNESS_STEP="$step" HARNESS_IMAGE_PATH="$IMAGE"
         HARNESS_IMAGE_SHA256="$IMAGE_SHA256" HARNESS_IMAGE_SIGNED_BY="$SIGNED_BY"
         HARNESS_DEFINITION_SHA256="$DEFINITION_SHA256" HARNESS_JOB_ID="$JOB_ID"
         HARNESS_GIT_REVISION="$(git rev-parse HEAD 2>/dev/null || true)"
@@ -302,7 +322,7 @@ job_step() { # STEP [OPTIONS]
         "${HUB_VARIABLES[@]}"
     )
     if [ -n "$MEETING_PORT" ]; then # this is the first node of the job
-        variables+=(WORLD_SIZE="$RANK_NODES" MASTER_ADDR="$(hostname)" MASTER_PORT="$MEETING_PORT")
+        variables+=(RANK=0 WORLD_SIZE="$RANK_NODES" MASTER_ADDR="$(hostname)" MASTER_PORT="$MEETING_PORT")
     else
         variables+=(HARNESS_NODES="$RANK_NODES" HARNESS_RENDEZVOUS="$RUN_DIR/.rendezvous.$step.$started")
     fi
@@ -317,12 +337,14 @@ job_step() { # STEP [OPTIONS]
             ;;
         *singularity) prefix=SINGULARITYENV_ ;;
     esac
-    unset "$prefix"{HARNESS_NODES,HARNESS_RENDEZVOUS,WORLD_SIZE,MASTER_ADDR,MASTER_PORT} # those of the step before
+    # Those of the step before, and of whatever the person's shell was part of: a stray RANK=1 would write no result.
+    unset "$prefix"{HARNESS_NODES,HARNESS_NODE_RANK,HARNESS_RENDEZVOUS,MASTER_ADDR,MASTER_PORT} \
+        "$prefix"{RANK,LOCAL_RANK,WORLD_SIZE,LOCAL_WORLD_SIZE,NPROC_PER_NODE}
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
     local command=(bash "$PWD/jobs/lib/in-conda.sh" "$CONDA")
     [ "$ENVIRONMENT" = conda ] ||
-        command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --bind "$RUN_DIR"
-        "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)
+        command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home "${ROOT_BIND[@]}"
+        --bind "$RUN_DIR" "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)
     if [ -n "${OPEN:-}" ]; then
         command[2]='exec'
         "${command[@]}" --bind "$NOTEBOOKS" --bind "$SCRATCH:/tmp" "${RUN_IMAGE[@]}" \
@@ -367,6 +389,12 @@ job_on_every_node() { # PREFIX COUNT COMMAND...: COMMAND on each node, told whic
         --kill-on-bad-exit=1 bash -c '
             set -euo pipefail
             export "$1HARNESS_NODE=$SLURMD_NODENAME" meeting=$1MASTER_PORT
+            # The GPUs of this node: the first node of the job may have been given others.
+            if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+                export "$1CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES"
+            else
+                unset "$1CUDA_VISIBLE_DEVICES"
+            fi
             if [ -n "${!meeting:-}" ]; then export "$1RANK=$SLURM_PROCID"; else export "$1HARNESS_NODE_RANK=$SLURM_PROCID"; fi
             scratch=$(mktemp -d "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/node.XXXXXX")
             trap "rm -rf \"$scratch\"" EXIT

@@ -74,7 +74,8 @@ class IdentityCase(unittest.TestCase):
         self.assertEqual(process.returncode, 0, stderr[-4000:])
         step = json.loads((run / "result.json").read_text(encoding="utf-8"))["steps"]["finetune"]
         self.assertEqual(step["status"], "completed")
-        self.assertEqual(step["metrics"]["step_rate"]["unit"], "steps/s")
+        if not step["not_measured"]:
+            self.assertEqual(step["metrics"]["step_rate"]["unit"], "steps/s")
         outputs: dict[str, Any] = step["outputs"]
         return outputs
 
@@ -124,6 +125,30 @@ class Resumed(IdentityCase):
         self.assertEqual(outputs["steps"], whole["steps"])
         for gone_on, uninterrupted in zip(outputs["train_loss"], whole["train_loss"], strict=True):
             self.assertAlmostEqual(gone_on, uninterrupted, delta=1e-6)
+
+    def test_a_training_killed_after_its_last_checkpoint_has_nothing_left_to_measure_and_says_so(self) -> None:
+        run = self.folder / "last"
+        whole = self.finish(self.start(run, 1, "--save-steps", "1"), run)
+        (run / "adapter/adapter_model.safetensors").unlink()  # it is written after the last checkpoint
+        outputs = self.finish(self.start(run, 1, "--save-steps", "1"), run)
+        step = json.loads((run / "result.json").read_text())["steps"]["finetune"]
+        said = {"resumed_after": whole["steps"], "left": 0, "of": "steps"}
+        self.assertEqual(step["not_measured"], {"train_throughput": said})
+        self.assertEqual(step["metrics"], {})
+        for name in ("steps", "steps_planned", "tokens_per_epoch", "train_loss"):
+            self.assertEqual(outputs[name], whole[name], name)
+        self.assertTrue((run / "adapter/adapter_model.safetensors").exists())
+
+    def test_another_attempt_goes_on_from_what_the_first_left_and_changes_nothing_there(self) -> None:
+        run = self.folder / "requeued"
+        self.finish(self.start(run, 1, "--save-steps", "2"), run)
+        (run / "adapter/adapter_model.safetensors").unlink()
+        before = {path: path.stat().st_mtime_ns for path in (run / "adapter").rglob("*")}
+        second = run / "attempt-1"
+        again = {"HARNESS_RUN_ROOT": str(run), "HARNESS_ATTEMPT": "1"}
+        outputs = self.finish(self.start(second, 1, "--save-steps", "2", **again), second)
+        self.assertGreater(outputs["resumed_after_step"], 0)
+        self.assertEqual({path: path.stat().st_mtime_ns for path in (run / "adapter").rglob("*")}, before)
 
 
 class Alone(IdentityCase):

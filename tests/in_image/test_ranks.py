@@ -42,21 +42,23 @@ class RankCase(ProgramCase):
             "HARNESS_PROCESSES": str(ranks),
         }
 
-    def start(self, program: Path, run: Path, ranks: int, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, program: Path, run: Path, ranks: int, *arguments: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "harness.runtime.launch", str(program), *arguments],
-            env=self.environment(run, ranks),
+            env={**self.environment(run, ranks), **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def launch(self, tutorial: str, ranks: int, *arguments: str, run: Path | None = None) -> tuple[Ended, Any]:
+    def launch(
+        self, tutorial: str, ranks: int, *arguments: str, run: Path | None = None, **more: str
+    ) -> tuple[Ended, Any]:
         """How the launcher ended and the step of result.json (None without one)."""
         self.runs += 1
         folder = run or self.folder / f"ranks-{self.runs}"
         program = ROOT / "tutorials" / tutorial / "train.py"
-        process = self.start(program, folder, ranks, *(arguments or QUICK[tutorial]))
+        process = self.start(program, folder, ranks, *(arguments or QUICK[tutorial]), **more)
         stdout, stderr = process.communicate(timeout=600)
         result = folder / "result.json"
         step = json.loads(result.read_text(encoding="utf-8"))["steps"]["train"] if result.exists() else None
@@ -112,7 +114,7 @@ class Equal(RankCase):
         """The loss before and after one step, to 1e-5. After a few more steps the roundings of single precision alone
         make a difference of a per cent (the order of an image's colours in memory is enough): hence the test above.
         """
-        cases = (("scow-3", "train_loss", (1, 2, 3), "124"), ("xscow-3", "train_loss_curve", (1, 2), "85"))
+        cases = (("scow-3", "train_loss", (1, 2, 3), "124"), ("xscow-3", "train_loss_curve", (1, 2, 3, 5), "85"))
         for tutorial, curve, sizes, images in cases:
             losses: dict[int, list[float]] = {}
             for ranks in sizes:
@@ -150,6 +152,41 @@ class Resumed(RankCase):
         self.assertGreaterEqual(step["outputs"]["resumed_after_epoch"], 2)
         for name in ("train_loss", "test_accuracy_curve"):
             self.assertEqual(step["outputs"][name], whole["outputs"][name])
+
+    def test_images_of_imagenet_go_on_too_and_in_another_attempts_folder(self) -> None:
+        """The first attempt was only cut off: what it writes and removes later does not reach the second one."""
+        arguments = [*QUICK["xscow-3"], "--epochs", "5"]
+        _, whole = self.launch("xscow-3", 2, *arguments)
+        run = self.folder / "requeued"
+        process = self.start(ROOT / "tutorials/xscow-3/train.py", run, 2, *arguments)
+        self.wait_for(process, run / "checkpoints/epoch-0002.pt")
+        second, told = run / "attempt-1", {"HARNESS_ATTEMPT": "1", "HARNESS_RUN_ROOT": str(run)}
+        again, step = self.launch("xscow-3", 2, *arguments, run=second, **told)
+        process.communicate(timeout=300)
+        self.assert_completed(again, step)
+        self.assertGreaterEqual(step["outputs"]["resumed_after_epoch"], 2)
+        self.assertIn("taken over from an earlier attempt", again.stderr)
+        for name in ("train_loss_curve", "top1_curve"):
+            self.assertEqual(step["outputs"][name], whole["outputs"][name], name)
+        for folder in (run, second):
+            names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+            self.assertEqual(names, [f"epoch-000{number}.pt" for number in (3, 4, 5)])
+
+    def test_too_little_left_to_measure_is_a_whole_result_without_a_throughput(self) -> None:
+        """As if killed after epoch 4 of 5, and after the last one."""
+        for tutorial, curve in (("scow-3", "train_loss"), ("xscow-3", "train_loss_curve")):
+            run = self.folder / f"late-{tutorial}"
+            arguments = [*QUICK[tutorial], "--epochs", "5"]
+            _, whole = self.launch(tutorial, 1, *arguments, run=run)
+            (run / "checkpoints/epoch-0005.pt").unlink()
+            for left in (1, 0):
+                with self.subTest(tutorial, left=left):
+                    process, step = self.launch(tutorial, 1, *arguments, run=run)
+                    self.assert_completed(process, step)
+                    said = {"resumed_after": 5 - left, "left": left, "of": "epochs"}
+                    self.assertEqual(step["not_measured"], {"train_throughput": said})
+                    self.assertEqual(step["metrics"], {})
+                    self.assertEqual(step["outputs"][curve], whole["outputs"][curve])
 
     def test_a_damaged_checkpoint_is_passed_over_and_one_of_another_network_refused(self) -> None:
         run = self.folder / "again"
@@ -265,6 +302,17 @@ class Refused(RankCase):
                 for resident in ("8", "0"):
                     arguments = [*QUICK["xscow-3"], "--max-images", "0", "--workers", "0", "--resident-gb", resident]
                     self.assert_refused(*self.run_program("xscow-3", *arguments), *words)
+
+    def test_a_broken_image_that_nobody_looked_at_ends_the_training_by_its_name(self) -> None:
+        """Of a streamed set only 2,000 are decoded beforehand; of these 2,400 the sixth is none of them."""
+        folder = self.write_images(per_class=400)
+        picture = sorted((folder / "train/n00000000").iterdir())[5]
+        picture.write_bytes(picture.read_bytes()[:300])
+        arguments = ["--epochs", "2", "--width", "4", "--image-size", "32", "--batch-size", "600", "--resident-gb", "0"]
+        for workers in ("0", "1"):
+            with self.subTest(workers=workers):
+                ended = self.run_program("xscow-3", *arguments, "--workers", workers)
+                self.assert_refused(*ended, str(picture), "damaged", "only 2000 images are looked at before")
 
     def test_fewer_processes_than_the_job_asked_for(self) -> None:
         program = ROOT / "tutorials/scow-3/train.py"

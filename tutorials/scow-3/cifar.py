@@ -7,6 +7,7 @@ one by one, as is often shown, keeps the device waiting for most of the time.
 from __future__ import annotations
 
 import pickle
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -132,5 +133,12 @@ def augmented(images: Tensor, moves: Moves) -> Tensor:
 
 
 def normalised(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (MEAN, STD))
+    mean, std = statistics(images.device)
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a colour, once per device: each copy to a GPU makes the program wait for it."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (MEAN, STD))
+    return mean, std

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 CLASSES = 10
 EVALUATION_BATCH = 1000
+CHECKPOINTS = "checkpoints"  # folder of the run
 
 
 def train_epoch(
@@ -119,7 +120,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
         network.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
     )
     scaler = speed.scaler()
-    checkpoints = Checkpoints(torch, run.folder / "checkpoints", vars(args), is_writer=team.is_first)
+    checkpoints = Checkpoints(torch, run.folder / CHECKPOINTS, vars(args), is_writer=team.is_first)
     curves: dict[str, list[float]] = {"train_loss": [], "test_loss": [], "test_accuracy": []}
     done = 0
     if (saved := checkpoints.newest()) is not None:
@@ -153,14 +154,12 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
                 f"epoch {epoch:2d}: loss {curves['train_loss'][-1]:.4f}, test accuracy {100 * accuracy:.2f} %",
                 flush=True,
             )
-    report(run, args, curves, meter, checkpoints, team, data.source)
+    # Too little may be left to measure: the first epoch after a start is warm-up.
+    run.throughput("train_throughput", meter, unit="images/s", resumed_after=done, left=args.epochs - done)
+    report(run, curves, checkpoints, team, data.source)
 
 
-def report(
-    run: StepRun, args: argparse.Namespace, curves: dict[str, list[float]], meter: Throughput,
-    checkpoints: Checkpoints, team: Team, source: str,
-) -> None:  # fmt: skip
-    run.throughput("train_throughput", meter, unit="images/s")
+def report(run: StepRun, curves: dict[str, list[float]], checkpoints: Checkpoints, team: Team, source: str) -> None:
     run.output("train_loss", curves["train_loss"])
     run.output("test_accuracy_curve", curves["test_accuracy"])
     run.output("test_loss", curves["test_loss"][-1])
@@ -171,7 +170,7 @@ def report(
         picture = plot(curves["train_loss"], curves["test_loss"], curves["test_accuracy"], title)
         picture.savefig(run.output_file("learning_curve.png"))
         accuracy = 100 * curves["test_accuracy"][-1]
-        print(f"test accuracy {accuracy:.2f} %, {meter.median:.0f} images/s, files in {run.folder}")
+        print(f"test accuracy {accuracy:.2f} %, files in {run.folder}")
 
 
 def main() -> None:
@@ -191,7 +190,7 @@ def main() -> None:
     for name, valid in (("batch_norm", ("synced", "local")), ("stem", ("imagenet", "cifar"))):
         if getattr(args, name) not in valid:
             arguments.error(f"--{name}: '{getattr(args, name)}' is none of {', '.join(valid)}")
-    with StepRun.from_environment("train", tutorial="scow-3", parameters=vars(args)) as run:
+    with StepRun.from_environment("train", tutorial="scow-3", parameters=vars(args), keeps=CHECKPOINTS) as run:
         device, facts = choose_device(torch, run.gpus_requested)
         run.use_device(facts)
         run.versions(torch=torch.__version__, matplotlib=matplotlib.__version__)

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +110,7 @@ class Resident:
 
     def batches(self, rows: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for some in rows:
-            chosen = some.to(self._labels.device)
+            chosen = moved(some, self._labels.device)
             yield self._images[chosen], self._labels[chosen]
 
 
@@ -136,7 +137,7 @@ class Streamed:
         )  # fmt: skip
         for batch in loader:
             if isinstance(batch, DataError):
-                raise batch
+                raise DataError(f"{batch} (of a large set, only {CHECKED} images are looked at before the training)")
             images, labels = (part.to(self._device, non_blocking=True) for part in batch)
             yield images.permute(0, 3, 1, 2), labels
 
@@ -158,8 +159,8 @@ def load_data(size: int, max_images: int, resident_gb: float, workers: int, devi
     """The site's ImageNet, else scikit-learn's digits as a folder of JPEG files; at most ``max_images`` of each part.
 
     Raises:
-        DataError: the folder is there but incomplete, or an image that was looked at is broken: all of a resident set,
-            some thousand of a streamed one.
+        DataError: the folder is there but incomplete, or an image that was looked at is broken: all of a resident set;
+            of a streamed one CHECKED of each part, evenly spaced. Any other ends the training when its turn comes.
     """
     root, threads = find_data(*FOLDERS), max(1, workers)
     if root is None:
@@ -199,7 +200,7 @@ def random_crops(images: Tensor, size: int, data: Data, source: torch.Generator,
     The numbers are drawn for the global batch of ``count`` images, of which these are ``rows``, and on the CPU: so they
     do not depend on the number or kind of devices.
     """
-    area, shape, across, down, mirror = torch.rand(5, count, generator=source)[:, rows].to(images.device)
+    area, shape, across, down, mirror = moved(torch.rand(5, count, generator=source)[:, rows], images.device)
     area = data.smallest_crop + (1 - data.smallest_crop) * area
     shape = (4 / 3) ** (2 * shape - 1)  # width by height: 3:4 to 4:3
     width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
@@ -217,5 +218,19 @@ def centre(images: Tensor, size: int) -> Tensor:
 
 
 def normalised(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] * 255 for values in (MEAN, STD))
+    mean, std = statistics(images.device)
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a colour, once per device: each copy to a GPU makes the program wait for it."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (MEAN, STD))
+    return mean, std
+
+
+def moved(rows: Tensor, device: torch.device) -> Tensor:
+    """``rows`` on the device. A GPU fetches them itself, from memory that is pinned, while the program goes on."""
+    if device.type != "cuda":
+        return rows.to(device)
+    return rows.contiguous().pin_memory().to(device, non_blocking=True)

@@ -34,6 +34,7 @@ from resnet import ResNet50
 from torch import nn
 
 WINDOW_STEPS = 100  # steps that are timed together: reading the clock makes the processor wait for the device
+CHECKPOINTS = "checkpoints"  # folder of the run
 STORED_PER_SIDE = 256 / 224  # of an image's side as it is kept to the side the network sees
 
 
@@ -139,7 +140,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
         run.output(name, value)
 
     trainer = Trainer(args, data, team, speed)
-    checkpoints = Checkpoints(torch, run.folder / "checkpoints", vars(args), is_writer=team.is_first, keep=3)
+    checkpoints = Checkpoints(torch, run.folder / CHECKPOINTS, vars(args), is_writer=team.is_first, keep=3)
     curves: dict[str, list[float]] = {"train_loss": [], "top1": [], "top5": []}
     done = 0
     if (saved := checkpoints.newest()) is not None:
@@ -159,12 +160,17 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
             checkpoints.save(epoch, **state, curves=curves)
         if team.is_first:
             print(f"epoch {epoch:2d}: loss {loss:.4f}, top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %", flush=True)
+    # Too little may be left to measure: the first window after a start is warm-up.
+    run.throughput("train_throughput", trainer.meter, unit="images/s", resumed_after=done, left=args.epochs - done)
+    if trainer.meter.measured:
+        spent = trainer.meter.warm_up_seconds + trainer.meter.measured_seconds
+        run.output("data_wait_share", trainer.waited / spent)
     report(run, trainer, checkpoints, curves)
 
 
 def report(run: StepRun, trainer: Trainer, checkpoints: Checkpoints, curves: dict[str, list[float]]) -> None:
     """The numbers, and whether the saved network is the trained one: loaded into a new one it must be as good."""
-    team, meter = trainer.team, trainer.meter
+    team = trainer.team
     team.wait()
     saved = checkpoints.newest()
     if saved is None:
@@ -174,15 +180,13 @@ def report(run: StepRun, trainer: Trainer, checkpoints: Checkpoints, curves: dic
     top1, _ = trainer.evaluate(reloaded)
     run.output("reload_difference", abs(top1 - curves["top1"][-1]))
     run.output("checkpoints", len(checkpoints.files()))
-    run.throughput("train_throughput", meter, unit="images/s")
-    run.output("data_wait_share", trainer.waited / (meter.warm_up_seconds + meter.measured_seconds))
     for name, values in curves.items():
         run.output(f"{name}_curve", values)
     run.output("top1", curves["top1"][-1])
     run.output("top5", curves["top5"][-1])
     if team.is_first:
         plot(curves, f"ResNet50, {team.size} process(es)").savefig(run.output_file("learning_curve.png"))
-        print(f"top-5 {100 * curves['top5'][-1]:.2f} %, {meter.median:.0f} images/s, files in {run.folder}")
+        print(f"top-5 {100 * curves['top5'][-1]:.2f} %, files in {run.folder}")
 
 
 def main() -> None:
@@ -205,7 +209,7 @@ def main() -> None:
     args = arguments.parse_args()
     if args.batch_norm not in ("local", "synced"):
         arguments.error(f"--batch-norm: '{args.batch_norm}' is none of local, synced")
-    with StepRun.from_environment("train", tutorial="xscow-3", parameters=vars(args)) as run:
+    with StepRun.from_environment("train", tutorial="xscow-3", parameters=vars(args), keeps=CHECKPOINTS) as run:
         device, facts = choose_device(torch, run.gpus_requested)
         run.use_device(facts)
         run.versions(torch=torch.__version__, matplotlib=matplotlib.__version__)

@@ -96,11 +96,15 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
         # Accelerate numbers the CPUs of several processes (cpu:1); torch cannot load a checkpoint onto such a device.
         vars(training_args)["_setup_devices"] = team.device
     run_sft(model_args, data_args, training_args, finetuning_args, generating_args, [LogCallback(), watch])
-    if not watch.losses or len(watch.meter.measured) < 1:
+    measured = bool(watch.meter.measured)
+    if not watch.losses or not (measured or watch.resumed_after):
         raise ProgramError("nothing was trained and measured: at least two epochs, and logging_steps within them")
-    run.throughput("train_throughput", watch.meter, unit="tokens/s")
-    run.metric("step_rate", watch.steps_per_second(), "steps/s")
-    run.output("ranks", of_all_ranks(team, {"tokens_per_second": watch.meter.median, "losses": watch.losses}))
+    done, left = watch.resumed_after, watch.steps - watch.resumed_after
+    run.throughput("train_throughput", watch.meter, unit="tokens/s", resumed_after=done, left=left, of="steps")
+    if measured:
+        run.metric("step_rate", watch.steps_per_second(), "steps/s")
+    speed = watch.meter.median if measured else None
+    run.output("ranks", of_all_ranks(team, {"tokens_per_second": speed, "losses": watch.losses}))
     run.output("n_records", len(identity.records))
     run.output("tokens_per_epoch", watch.tokens)
     run.output("steps", watch.steps)
@@ -113,7 +117,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
         shutil.copy(adapter / "adapter_config.json", run.output_file("adapter_config.json"))
         shutil.copy(adapter / "training_loss.png", run.output_file("training_loss.png"))
         print(f"loss {watch.losses[0]:.3f} -> {watch.losses[-1]:.3f} in {watch.steps} steps of {team.size} process(es)")
-        print(f"{watch.meter.median:.0f} tokens/s; adapter in {adapter}")
+        print(f"adapter in {adapter}")
 
 
 def main() -> None:
@@ -134,7 +138,7 @@ def main() -> None:
     arguments.parameter("save_steps", 0, "steps between checkpoints; 0: none", minimum=0)
     arguments.parameter("report_to", "none", "tensorboard: also write its logs")
     args = arguments.parse_args()
-    with StepRun.from_environment("finetune", tutorial="xscow-6", parameters=vars(args)) as run:
+    with StepRun.from_environment("finetune", tutorial="xscow-6", parameters=vars(args), keeps=ADAPTER) as run:
         # The tiny model's matrices are too small to share: a second thread would only be waited for.
         device, facts = choose_device(torch, run.gpus_requested, max_threads=1 if run.preset == "smoke" else None)
         run.use_device(facts)

@@ -36,14 +36,16 @@ class EpochWatch(TrainerCallback):
         self._window = ExitStack()
         self._steps_at_start: list[int] = []
 
-    def on_train_begin(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        self.resumed_after = state.global_step
+    def on_train_begin(self, args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
+        # All of it here, not at the first step: a checkpoint of the last step leaves none to do.
+        self.resumed_after = self.steps = state.global_step
+        self.losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        records = kwargs["train_dataloader"].dataset
+        self.records, self.tokens = len(records), sum(len(record["input_ids"]) for record in records)
         left = (state.max_steps - state.global_step) * args.num_train_epochs / state.max_steps
         self.meter = Throughput(warm_up=1 if left > 1 else 0, synchronize=self._synchronize)
 
-    def on_epoch_begin(self, args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
-        records = kwargs["train_dataloader"].dataset
-        self.records, self.tokens = len(records), sum(len(record["input_ids"]) for record in records)
+    def on_epoch_begin(self, args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         per_epoch = state.max_steps / args.num_train_epochs
         left = 1 - state.global_step % per_epoch / per_epoch  # of the epoch a checkpoint was written in
         self._steps_at_start.append(state.global_step)

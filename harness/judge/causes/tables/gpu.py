@@ -20,7 +20,10 @@ def _fell_back(evidence: Evidence) -> str | None:
 
 
 def _fewer(evidence: Evidence) -> str | None:
-    """A completed step that used some GPUs, but not as many as were asked for."""
+    """A completed step that used some GPUs, but not as many as were asked for.
+
+    Beside distributed steps, which say their ``world_size``, a job may have steps of one process: one GPU will do there.
+    """
     result = evidence.result
     if result is None or evidence.variant != "cuda":
         return None
@@ -28,6 +31,8 @@ def _fewer(evidence: Evidence) -> str | None:
     wanted = max(result.gpus_requested, int(given) if given.isdecimal() and len(given) < 6 else 0)
     for name, step in result.steps.items():
         device = step.device
+        if len(result.steps) > 1 and "world_size" not in step.outputs:
+            continue
         if step.status == "completed" and device is not None and device.kind == "cuda" and device.count < wanted:
             return f"step '{name}' used {device.count} of {wanted} GPUs"
     return None
