@@ -24,7 +24,6 @@ from torch.optim.swa_utils import AveragedModel
 
 TARGET = "SalePrice"
 AMES_ROWS = 1460
-TEST_SHARE, SPLIT_SEED = 0.2, 42
 EPOCHS_PER_WINDOW = 5  # an epoch takes milliseconds: too short to be timed alone
 AVERAGED_SHARE = 0.25  # of the training, at its end, whose weights are averaged
 
@@ -90,10 +89,10 @@ def read_ames(path: Path) -> Table:
     return Table("ames", features.to_numpy(dtype=np.float64), target, "rmse_log")
 
 
-def prepare(table: Table, device: torch.device) -> Data:
+def prepare(table: Table, test_share: float, split_seed: int, device: torch.device) -> Data:
     """Split, fill gaps with the column's mean, standardise; means and deviations are those of the training rows."""
     train_x, test_x, train_y, test_y = train_test_split(
-        table.features, table.target, test_size=TEST_SHARE, random_state=SPLIT_SEED
+        table.features, table.target, test_size=test_share, random_state=split_seed
     )
     known = ~np.isnan(train_x)
     mean = np.where(known, train_x, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
@@ -163,7 +162,7 @@ def train(run: StepRun, args: argparse.Namespace) -> None:
     with run.phase("load"):
         torch.manual_seed(args.seed)
         table = load_table()
-        data = prepare(table, device)
+        data = prepare(table, args.test_share, args.split_seed, device)
         network = nn.Sequential(
             nn.Linear(data.train_features.shape[1], args.hidden), nn.ReLU(), nn.Linear(args.hidden, 1)
         )
@@ -216,8 +215,12 @@ def main() -> None:
     arguments.parameter("lr", 0.1, "learning rate of Adam", minimum=0)
     arguments.parameter("weight_decay", 5.0, "pulls the weights towards zero", minimum=0)
     arguments.parameter("hidden", 128, "width of the hidden layer", minimum=1)
+    arguments.parameter("test_share", 0.2, "of the rows, kept for testing", minimum=0.01)
+    arguments.parameter("split_seed", 42, "which rows those are", minimum=0)
     arguments.parameter("seed", 42, "of the weights and the order of the rows", minimum=0)
     args = arguments.parse_args()
+    if args.test_share >= 1:
+        arguments.error(f"--test-share: {args.test_share} leaves nothing to learn from")
     with StepRun.from_environment("train", tutorial="xscow-1", parameters=vars(args)) as run:
         train(run, args)
 
