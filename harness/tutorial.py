@@ -67,6 +67,9 @@ class Floor(SpecModel):
     fail: float = Field(gt=0)
     warn: float | None = Field(None, gt=0)
     source: str
+    source_zh: str | None = Field(
+        None, description="the same for the Chinese page; without it that page has the English"
+    )
 
 
 class PhysicalFloor(SpecModel):
@@ -88,6 +91,7 @@ class PhysicalFloor(SpecModel):
     layers: int | None = Field(None, ge=1, description="of the model; only for ms_per_layer")
     devices: Literal["all", "one"] = Field("all", description="one: the GPUs take turns (device_map=auto)")
     source: str
+    source_zh: str | None = None
 
     @property
     def higher_is_better(self) -> bool:
