@@ -23,6 +23,11 @@ def page_file(project: Project, tutorial_id: str, language: Language) -> Path:
     return project.root / "docs" / "tutorials" / f"{tutorial_id}{_SUFFIX[language]}"
 
 
+def _literal(value: object) -> object:
+    """A value as the result's JSON has it."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
 def measured_time(table: Path, tutorial_id: str) -> str | None:
     """How long a tutorial's job took, as the page with what was measured says in English; None where it does not."""
     if not table.is_file():
@@ -45,7 +50,7 @@ def render_page(tutorial: Tutorial, language: Language, run_time: str | None = N
     def said(text: LocalizedText) -> str:
         return text.en if language == "en" else text.zh
 
-    environment.filters |= {"said": said, "number": lambda value: f"{value:,.6g}"}
+    environment.filters |= {"said": said, "number": lambda value: f"{value:,.6g}", "literal": _literal}
     source = resources.files("harness.page").joinpath(f"templates/{language}.md.j2").read_text("utf-8")
     number = bare_number(tutorial.id)
     text: str = environment.from_string(source).render(
