@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jinja2
 
@@ -23,7 +23,7 @@ def page_file(project: Project, tutorial_id: str, language: Language) -> Path:
     return project.root / "docs" / "tutorials" / f"{tutorial_id}{_SUFFIX[language]}"
 
 
-def _literal(value: object) -> object:
+def _literal(value: Any) -> Any:
     """A value as the result's JSON has it."""
     return str(value).lower() if isinstance(value, bool) else value
 
