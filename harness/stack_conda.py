@@ -33,8 +33,9 @@ def environment_text(stack: Stack, variant: Variant) -> str:
     """
     parts = stack.variants[variant]
     name = environment_name(stack.name, variant)
+    origin = "without a lock: versions are what pip finds that day" if parts.conda.pip else "from its image's lock"
     lines = [
-        f"# {stack.title.en} as a conda environment, from its image's lock. Written by `harness conda`; do not edit.",
+        f"# {stack.title.en} as a conda environment, {origin}. Written by `harness conda`; do not edit.",
         f"#   {create_command(stack, variant, f'envs/{name}')}",
         *(f"# {line}" for line in parts.conda.note.splitlines()),
         f"name: {name}",

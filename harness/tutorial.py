@@ -68,6 +68,9 @@ class Floor(SpecModel):
     fail: float = Field(gt=0)
     warn: float | None = Field(None, gt=0)
     source: str
+    source_zh: str | None = Field(
+        None, description="the same for the Chinese page; without it that page has the English"
+    )
 
 
 class PhysicalFloor(SpecModel):
@@ -89,6 +92,7 @@ class PhysicalFloor(SpecModel):
     layers: int | None = Field(None, ge=1, description="of the model; only for ms_per_layer")
     devices: Literal["all", "one"] = Field("all", description="one: the GPUs take turns (device_map=auto)")
     source: str
+    source_zh: str | None = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -112,7 +116,9 @@ class PresetThroughput(SpecModel):
     flop_source: str | None = None
     bytes_per_unit: float | None = Field(None, gt=0)
     bytes_source: str | None = None
-    physical: PhysicalFloor | None = None
+    physical: PhysicalFloor | Literal[False] | None = Field(
+        None, description="false: none, where what is computed is too small to load a GPU"
+    )
     floors: dict[Variant, Floor] = Field(default_factory=dict)
 
 
@@ -131,6 +137,10 @@ class Throughput(SpecModel):
     floors: dict[Variant, Floor]
     reruns: int | None = Field(None, ge=0, description="as a site's reruns, for this tutorial; it wins")
     presets: dict[PresetName, PresetThroughput] = Field(default_factory=dict)
+    meaning: LocalizedText | None = Field(None, description="what a low value says, for the page")
+    instead: list[OtherThroughput] = Field(
+        default_factory=list, description="what is judged where the step was told to work in another way"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Throughput:
@@ -168,8 +178,14 @@ class Throughput(SpecModel):
         if own.bytes_per_unit is not None:
             changes |= {"bytes_per_unit": own.bytes_per_unit, "bytes_source": own.bytes_source}
         if own.physical is not None:
-            changes["physical"] = own.physical
+            changes["physical"] = own.physical or None
         return self.model_copy(update=changes)
+
+
+class OtherThroughput(Throughput):
+    """Of another engine, under another metric's name: never compared with the first one's floors or earlier runs."""
+
+    when: dict[str, Scalar] = Field(min_length=1, description="parameters of the step that make it this one")
 
 
 class Tutorial(SpecModel):
@@ -210,9 +226,15 @@ class Tutorial(SpecModel):
                 if unknown:
                     valid = ", ".join(sorted(step.parameters))
                     raise ValueError(f"presets.{name}.steps.{step.name} sets '{unknown[0]}'; valid: {valid}")
-        missing = sorted(set(self.resources) - set(self.throughput.floors))
-        if missing:
-            raise ValueError(f"throughput.floors lacks the variant '{missing[0]}'")
+        for throughput in (self.throughput, *self.throughput.instead):
+            missing = sorted(set(self.resources) - set(throughput.floors))
+            if missing:
+                raise ValueError(f"throughput.floors lacks the variant '{missing[0]}'")
+        for other in self.throughput.instead:
+            unknown = sorted(set(other.when) - set(self.step(other.step).parameters))
+            if unknown or other.step != self.throughput.step or other.metric == self.throughput.metric:
+                what = f"when names '{unknown[0]}'" if unknown else "step must be the same, metric another"
+                raise ValueError(f"throughput.instead: {what}")
         for model in self.models:
             unknown = sorted(set(model.unless) - {name for step in self.steps for name in step.parameters})
             if unknown:
@@ -248,6 +270,17 @@ class Tutorial(SpecModel):
         if preset in self.presets:
             merged.update(self.presets[preset].steps.get(step, {}))
         return merged
+
+    def as_run(self, parameters: Mapping[str, Scalar]) -> Tutorial:
+        """This, judged by what the step that is measured was told to do.
+
+        Args:
+            parameters: those its program ran with.
+        """
+        for other in self.throughput.instead:
+            if all(parameters.get(name) == value for name, value in other.when.items()):
+                return self.model_copy(update={"throughput": other})
+        return self
 
     def can_do_without(self, wanted: DataSet, preset: PresetName, given: Mapping[str, Scalar]) -> bool:
         """Whether a run never looks at ``wanted``, or has a fallback for it.

@@ -39,8 +39,12 @@ ON_CPUS = tuple(name for name, tutorial in ALL.items() if "cpu" in tutorial.reso
 pytestmark = [pytest.mark.apptainer, pytest.mark.image, pytest.mark.cluster, pytest.mark.timeout(5400)]
 
 
-def judged(names: Iterable[str], cache: Path, scratch: Path) -> dict[str, Verdict]:
-    """Build the images of ``names``, submit their smoke presets together, wait, judge: the public commands."""
+def judged(names: Iterable[str], cache: Path, scratch: Path, *settings: str) -> dict[str, Verdict]:
+    """Build the images of ``names``, submit their smoke presets together, wait, judge: the public commands.
+
+    Args:
+        settings: parameters other than the preset's: ``backend=transformers``.
+    """
     if shutil.which("apptainer") is None and shutil.which("singularity") is None:
         pytest.skip("no apptainer or singularity: scripts/install-apptainer; `make test` installs it")
     places = {"CATALOG": str(cache.absolute() / "catalog"), "HARNESS_CACHE": str(cache.absolute())}
@@ -53,14 +57,16 @@ def judged(names: Iterable[str], cache: Path, scratch: Path) -> dict[str, Verdic
         # no larger than the largest job: the others take turns, so that none measures its neighbour
         spec = ClusterSpec(nodes=nodes, cpus=max(tutorial.resources["cpu"].cpus for tutorial in together))
         with PrivateCluster(scratch / f"{nodes}", spec) as cluster:
-            found |= _run(together, {**places, **cluster.environment()}, scratch / "report")
+            found |= _run(together, {**places, **cluster.environment()}, scratch / "report", settings)
     return found
 
 
-def _run(tutorials: list[Tutorial], environment: dict[str, str], report: Path) -> dict[str, Verdict]:
-    submitted = harness(
-        REPOSITORY, "submit", *(tutorial.id for tutorial in tutorials), "--preset", "smoke", env=environment
-    )
+def _run(
+    tutorials: list[Tutorial], environment: dict[str, str], report: Path, settings: Iterable[str]
+) -> dict[str, Verdict]:
+    ids = [tutorial.id for tutorial in tutorials]
+    given = [word for setting in settings for word in ("--set", setting)]
+    submitted = harness(REPOSITORY, "submit", *ids, "--preset", "smoke", *given, env=environment)
     assert submitted.returncode == 0, submitted.stderr
     runs = [RunPaths(REPOSITORY / line) for line in submitted.stdout.split()]
     assert len(runs) == len(tutorials)
@@ -114,3 +120,14 @@ def test_one_tutorial_of_every_stack_passes_as_a_slurm_job(
 @pytest.mark.slow
 def test_all_tutorials_pass_as_slurm_jobs(cache: Path, short_dir: Path) -> None:
     assert_right(judged(ON_CPUS, cache, short_dir), ON_CPUS)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_served_model_passes_with_plain_transformers_too_under_its_own_name(cache: Path, short_dir: Path) -> None:
+    names = ("xscow-8", "scow-6")
+    verdicts = judged(names, cache, short_dir, "backend=transformers")
+    assert_right(verdicts, names)
+    for verdict in verdicts.values():
+        assert {check.name for check in verdict.checks if check.group == "throughput"} >= {"transformers_token_rate"}
+        assert "vllm_token_rate" not in verdict.to_json()

@@ -31,14 +31,14 @@ PROMPT_FILE = {"xscow-7": "question-file", "scow-6": "question-file", "xscow-9":
 GBK = "介绍一下大语言模型".encode("gbk")
 
 
-def write_model(root: Path, tutorial_id: str, architecture: str, cut: int = 0) -> Path:
+def write_model(root: Path, tutorial_id: str, architecture: str, cut: int = 0, **config: object) -> Path:
     """A folder with all files the tutorial names; its weights lack the last ``cut`` bytes."""
     [wanted] = load_tutorial(PROJECT, tutorial_id).models
     folder = root / wanted.folders[0]
     header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     weights = len(header).to_bytes(8, "little") + header + bytes(16)
     contents = {
-        "config.json": json.dumps({"model_type": architecture}),
+        "config.json": json.dumps({"model_type": architecture, **config}),
         "model_index.json": json.dumps({"_class_name": architecture}),
         "model.safetensors.index.json": json.dumps({"weight_map": {"a": "model.safetensors"}}),
     }
@@ -101,6 +101,15 @@ def test_weights_cut_short(tutorial_id: str, places: dict[str, str], tmp_path: P
     write_model(tmp_path, tutorial_id, ARCHITECTURE[tutorial_id], cut=5)
     error = refused(tutorial_id, places, *real_weights(tutorial_id), MODELS=str(tmp_path))
     assert "model.safetensors: truncated" in error
+
+
+@pytest.mark.parametrize("tutorial_id", ["xscow-7", "xscow-8", "scow-6"])
+def test_a_model_of_another_size(tutorial_id: str, places: dict[str, str], tmp_path: Path) -> None:
+    packed = {"quant_method": "gptq", "bits": 4}
+    sizes = {"hidden_size": 3584, "num_hidden_layers": 28, "quantization_config": packed}  # Qwen2-7B
+    folder = write_model(tmp_path, tutorial_id, ARCHITECTURE[tutorial_id], **sizes)
+    error = refused(tutorial_id, places, *real_weights(tutorial_id), MODELS=str(tmp_path))
+    assert f"/models/{folder.relative_to(tmp_path)}: its hidden_size is 3584, that of Qwen" in error
 
 
 @pytest.mark.parametrize("tutorial_id", PROMPT_FILE)

@@ -189,6 +189,27 @@ def test_every_tutorial_has_its_conda_jobs_and_every_stack_its_environments() ->
             assert in_lock or any(package.startswith("pytorch-gpu=") for package in parts.conda.packages)
 
 
+def test_a_compiler_is_found_without_activation(tmp_path: Path) -> None:
+    """Packages such as gxx_linux-64 name it x86_64-conda-linux-gnu-g++ and leave the rest to activation."""
+    project = Project(REPOSITORY)
+    for name in stack_names(project):
+        for parts in load_stack(project, name).variants.values():
+            assert not [package for package in parts.conda.packages if "_linux-64" in package]
+    (tmp_path / "prefix/bin").mkdir(parents=True)
+    start = tmp_path / "start"
+    start.write_text('echo "$1 ${CXX:-none}"\n')
+    command = ["bash", "jobs/lib/in-conda.sh", tmp_path / "prefix", "--bind", f"{tmp_path}:/tmp", start, "step"]
+    said = [subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout]
+    (tmp_path / "prefix/bin/g++").symlink_to("/bin/true")
+    said.append(subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout)
+    assert said == ["step none\n", f"step {tmp_path}/prefix/bin/g++\n"]
+
+
+def test_an_environment_that_no_lock_stands_behind_says_so() -> None:
+    text = (REPOSITORY / "containers/llamafactory/cuda.environment.yml").read_text("utf-8")
+    assert "without a lock" in text and "from its image's lock" not in text
+
+
 def test_drift_of_an_environment_is_found(at: Path) -> None:
     assert harness(at, "conda").returncode == 0
     assert harness(at, "conda", "--check").returncode == 0

@@ -40,6 +40,25 @@ def test_a_page_names_what_is_there(tutorial_id: str) -> None:
         assert (tutorial.title.en if language == "en" else tutorial.title.zh) in page
 
 
+def test_a_page_says_steps_conditions_floors_and_their_sources() -> None:
+    lora, served = load_tutorial(PROJECT, "xscow-6"), load_tutorial(PROJECT, "xscow-8")
+    english, chinese = render_page(lora, "en", "47 s"), render_page(lora, "zh", "47 s")
+    first = "answers_with_identity` is 0 or less, where `data_source` is"
+    assert f"Step `chat_before`: `{first}" in english
+    assert "（当 `model_source` 为 `site` 且 `data_source` 为 `identity-centre-assistant` 时）" in chinese
+    assert "时）（当" not in chinese
+    for page in (english, chinese):
+        assert "47 s" in page and "150 tokens/s" in page and "3 %" in page
+        assert page.count("not measured yet: an estimate. Records are some 80 tokens") == 1
+    assert "## Presets" in english and "## 预设" in chinese
+    for language in LANGUAGES:
+        page = render_page(served, language)
+        assert "`transformers_token_rate`" in page and "30 %" in page
+        assert served.throughput.meaning is not None and served.throughput.meaning.says(language) in page
+        assert "2.1 GB" in render_page(load_tutorial(PROJECT, "xscow-3"), language)
+        assert "cuda" not in render_page(load_tutorial(PROJECT, "scow-4"), language)
+
+
 def test_a_changed_tutorial_is_drift_until_its_page_is_written(tmp_path: Path) -> None:
     root = make_tiny_project(tmp_path / "tiny")
     assert harness(root, "docs").returncode == 0

@@ -76,6 +76,55 @@ def test_the_programs_defaults_are_the_files_parameters(tutorial_id: str) -> Non
                 assert defaults == step.parameters
 
 
+LORA = [i for i in IDS if load_tutorial(PROJECT, i).program_folder == "xscow-6"]
+
+
+@pytest.mark.parametrize("tutorial_id", IDS)
+def test_every_model_that_a_step_asks_for_is_declared(tutorial_id: str) -> None:
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    declared = {model.name.rpartition("/")[2] for model in tutorial.models}
+    for step in tutorial.steps:
+        if "weights" in step.parameters:  # it is loaded; what is only downloaded need not be there
+            model = str(step.parameters.get("model", ""))
+            assert not model or model in declared, step.name
+
+
+@pytest.mark.parametrize("tutorial_id", LORA)
+def test_random_weights_have_a_known_shape_and_are_not_judged_by_what_they_say(tutorial_id: str) -> None:
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    tree = ast.parse((PROJECT.tutorials / "xscow-6/model.py").read_text(encoding="utf-8"))
+    (table,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "SHAPES")
+    assert isinstance(table, ast.Dict)
+    assert {step.parameters["model"] for step in tutorial.steps} <= {ast.literal_eval(k) for k in table.keys if k}
+    judged = [e for e in tutorial.expectations if e.when.get("model_source", "random") == "random"]
+    assert any(e.kind == "curve" and e.min is not None for e in judged), "its losses must be finite"
+    assert not {e.name for e in judged} & {"conversation", "same_next_token", "logits_moved_by_training"}
+    assert not [e for e in judged if e.kind == "curve" and e.direction is not None]
+    assert not [e for e in judged if isinstance(e, NumberExpectation) and e.name.startswith("answers") and e.min]
+
+
+@pytest.mark.parametrize("tutorial_id", ["xscow-8", "scow-6"])
+def test_each_engine_has_a_metric_and_floors_of_its_own(tutorial_id: str) -> None:
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    step = tutorial.throughput.step
+    asked = tutorial.parameters(step, "full")
+    assert tutorial.as_run(asked).throughput == tutorial.throughput
+    other = tutorial.as_run({**asked, "backend": "transformers"}).throughput
+    assert (tutorial.throughput.metric, other.metric) == ("vllm_token_rate", "transformers_token_rate")
+    assert other.under("full").physical != tutorial.throughput.under("full").physical
+    for backend in ("vllm", "transformers"):
+        applied = [e for e in tutorial.expectations if e.when.get("backend", backend) == backend]
+        assert [e.equals for e in applied if e.kind == "exact" and e.name == "served_by"] == [backend]
+
+
+@pytest.mark.parametrize("tutorial_id", IDS)
+def test_a_small_preset_is_not_held_to_the_share_of_a_gpu_that_the_full_size_reaches(tutorial_id: str) -> None:
+    throughput = load_tutorial(PROJECT, tutorial_id).throughput
+    small, full = throughput.under("smoke"), throughput.under("full")
+    if full.physical is not None and small.flop_per_unit != full.flop_per_unit:
+        assert small.physical != full.physical
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Project:
     """A project that holds one tutorial, xscow-2."""
@@ -91,7 +140,7 @@ BROKEN = [
     ('stack = "pytorch"', "", "key 'stack' is missing", ""),
     ("min_bytes = 5000", "min_bytes = 0", "min_bytes", "greater than or equal to 1"),
     ("[presets.smoke.steps.train]", "[presets.smoke.steps.trian]", "names step 'trian'", "valid steps: train"),
-    ("max_images = 1500", "max_image = 1500", "sets 'max_image'", "valid: batch_size, digits_passes"),
+    ("max_images = 1500", "max_image = 1500", "sets 'max_image'", "valid: batch_size, channels, digits_passes"),
     ("[presets.smoke.description]", "[presets.smok.description]", "presets.smok", "'smoke', 'bench' or 'full'"),
     ('kind = "curve"', 'kind = "curv"', "curv", "'exact', 'number', 'text', 'curve', 'file'"),
     ("min = 0.97\nmax = 1.0", "", "expectation 'test_accuracy'", "needs min, max or equals"),
@@ -110,6 +159,14 @@ BROKEN = [
     ("cpus = 2", "cpus = 0", "resources.cpu.cpus", "greater than or equal to 1"),
     ('id = "xscow-2"', 'id = "xscow-3"', "id is 'xscow-3' but the folder is 'xscow-2'", ""),
     ('id = "xscow-2"', 'id = "two"', "key 'id'", "pattern"),
+    (
+        "[throughput.floors.cpu]",
+        '[[throughput.instead]]\nwhen = { x = 1 }\nstep = "train"\nmetric = "a"\nunit = "b"\n'
+        "[throughput.instead.floors.cpu]\nfail = 1\nsource = '-'\n[throughput.instead.floors.cuda]\nfail = 1\n"
+        "source = '-'\n[throughput.floors.cpu]",
+        "throughput.instead: when names 'x'",
+        "",
+    ),
     ('program = "train.py"', 'program = "tain.py"', "program 'tain.py'", "not there"),
 ]
 

@@ -13,7 +13,7 @@ from harness.cli.generated import write_or_check
 from harness.cli.options import PresetOption, SiteOption, VariantOption
 from harness.cli.runs import judge
 from harness.errors import UserError
-from harness.page import LANGUAGES, page_file, render_page
+from harness.page import LANGUAGES, measured_time, page_file, render_page
 from harness.project import Project, image_name, parse_preset, parse_variant
 from harness.report.entry import ReportEntry
 from harness.report.measured import STEM, Measured, measured_pages
@@ -50,8 +50,9 @@ def docs(
     if measured:
         _write_measured(project, tutorials, preset, variant, site)
         return
+    table = page_file(project, STEM, "en")
     pages = {
-        page_file(project, tutorial.id, language): render_page(tutorial, language)
+        page_file(project, tutorial.id, language): render_page(tutorial, language, measured_time(table, tutorial.id))
         for tutorial in tutorials
         for language in LANGUAGES
     }

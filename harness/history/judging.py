@@ -31,6 +31,7 @@ def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], l
         The verdicts, in order, and a line for each history that could not be read: it costs the comparison with
         earlier runs, nothing else, and the verdicts say so.
     """
+    cases = [(evidence, as_run(evidence, tutorial), image) for evidence, tutorial, image in cases]
     roofs = tuple(load_roofs(project.roofs))
     # Without the site's hooks, which are asked once.
     alone = [judge_run(evidence, tutorial, image, Background(roofs=roofs)) for evidence, tutorial, image in cases]
@@ -45,6 +46,12 @@ def judge_all(project: Project, cases: Sequence[Case]) -> tuple[list[Verdict], l
         known = background or Background(roofs=roofs)
         verdicts.append(verdict if unchanged else judge_run(evidence, tutorial, image, known, hooks[site]))
     return verdicts, problems
+
+
+def as_run(evidence: Evidence, tutorial: Tutorial) -> Tutorial:
+    """The tutorial with the throughput that this run is judged by: that of the engine it was told to use."""
+    step = evidence.result.steps.get(tutorial.throughput.step) if evidence.result else None
+    return tutorial.as_run(step.parameters) if step else tutorial
 
 
 def _backgrounds(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from harness.page.render import LANGUAGES, Language, page_file, render_page
+from harness.page.render import LANGUAGES, Language, measured_time, page_file, render_page
 
-__all__ = ["LANGUAGES", "Language", "page_file", "render_page"]
+__all__ = ["LANGUAGES", "Language", "measured_time", "page_file", "render_page"]

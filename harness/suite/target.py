@@ -187,6 +187,8 @@ def given_targets(
     Raises:
         UserError: no such folder, or nothing says which tutorial it is a run of.
     """
+    from harness.history.judging import as_run
+
     if len(names) > 1:
         raise UserError("--run takes at most one --tutorial", fix="leave --tutorial out: the folder names it")
     targets: list[Target] = []
@@ -201,7 +203,7 @@ def given_targets(
                 "nothing in it says which tutorial it is a run of", where=folder, fix="add --tutorial (and --variant)"
             )
         target = _target(
-            load_tutorial(project, name),
+            as_run(evidence, load_tutorial(project, name)),
             _variant(variant) or _variant(evidence.variant) or DEFAULT_VARIANT,
             _preset(preset) or _preset(evidence.preset) or DEFAULT_PRESET,
         )

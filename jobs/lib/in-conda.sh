@@ -6,8 +6,10 @@
 set -euo pipefail
 prefix=$1 scratch=${3%:/tmp} start=$4
 shift 4
-unset PYTHONPATH PYTHONHOME PYTHONSTARTUP LD_PRELOAD
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP LD_PRELOAD CC CXX
 export CONDA_PREFIX=$prefix PATH=$prefix/bin:/usr/local/bin:/usr/bin:/bin TMPDIR=$scratch
+# What activating would have set: programs that compile when they run take the environment's compiler, not the node's.
+if [ -x "$prefix/bin/g++" ]; then export CC=$prefix/bin/gcc CXX=$prefix/bin/g++; fi
 # Caches that the job put below an image's /tmp.
 for name in MPLCONFIGDIR HF_HOME TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR TORCH_EXTENSIONS_DIR CUDA_CACHE_PATH \
     VLLM_CACHE_ROOT TILELANG_CACHE_DIR; do

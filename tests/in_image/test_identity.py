@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from test_programs import ROOT, Ended, run_here
+from test_programs import ROOT, Ended, run_alone, run_here
 
 PROGRAMS = ROOT / "tutorials/xscow-6"
 GLOBAL_BATCH, RECORDS = 30, 90  # shared evenly by 1, 2, 3 and 5 processes; 3 steps are an epoch
@@ -190,6 +190,46 @@ class RandomWeights(IdentityCase):
                 self.assertFalse(torch.equal(weights, found[2][key]), key)
             self.assertTrue(torch.equal(weights, found[1][key]), key)
 
+    def test_all_programs_with_a_tokenizer_that_knows_few_of_the_models_tokens(self) -> None:
+        """As --preset bench --set weights=random, in a thin model with the real vocabulary: most answers are empty."""
+        patched = (
+            "import runpy, sys, model; "
+            "model.SHAPES['Qwen2-7B-Instruct'] = {**model.SHAPES['tiny'], 'vocab_size': 152064}; "
+            "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        run, steps = self.folder / "whole", {}
+        given = ["--weights", "random", "--data", self.records(40)]
+        for step, program, more in (
+            ("chat_before", "chat.py", ["--max-new-tokens", "16"]),
+            ("finetune", "finetune.py", ["--epochs", "6", "--val-size", "0", "--logging-steps", "1"]),
+            ("merge", "merge.py", []),
+            ("chat_after", "chat.py", ["--max-new-tokens", "16"]),
+        ):
+            variables = self.environment(run, HARNESS_PRESET="bench", HARNESS_STEP=step)
+            command = ["-c", patched, str(PROGRAMS / program), *given, *more]
+            ended = run_alone(command, variables)
+            self.assertEqual(ended.returncode, 0, ended.stderr[-4000:])
+            steps = json.loads((run / "result.json").read_text(encoding="utf-8"))["steps"]
+            self.assertEqual(steps[step]["outputs"]["model_source"], "random")
+        losses = steps["finetune"]["outputs"]["train_loss"]
+        self.assertGreaterEqual(len(losses), 5)
+        self.assertTrue(all(0 < loss < 20 for loss in losses), losses)
+        self.assertGreaterEqual(steps["chat_after"]["outputs"]["answer_tokens"], 1)
+        self.assertGreater(steps["finetune"]["metrics"]["train_throughput"]["value"], 0)
+        import numpy as np
+
+        self.assertTrue(np.isfinite(np.load(run / "outputs/merge/logits_merged.npy")).all())
+
+    def test_no_room_is_said_before_anything_is_written(self) -> None:
+        with mock.patch.object(sys, "path", [str(PROGRAMS), *sys.path]):
+            import model
+
+            from harness.runtime import ProgramError
+        huge = {**model.SHAPES["tiny"], "vocab_size": 10**12}
+        with mock.patch.dict(model.SHAPES, {"huge": huge}), self.assertRaises(ProgramError) as caught:
+            model.find_model("huge", "random", "bench", self.folder / "run")
+        self.assertIn("GB free, the model and the merged one take", str(caught.exception))
+
 
 class Refused(IdentityCase):
     """Before anything is trained: exit status 2 and one line that names the file."""
@@ -207,10 +247,10 @@ class Refused(IdentityCase):
             self.assertFalse((run / "adapter").exists(), "a training was begun")
         return errors[0]
 
-    def write_model(self, model_type: str, cut: int = 0) -> Path:
+    def write_model(self, model_type: str, cut: int = 0, **config: int) -> Path:
         folder = self.models / "Qwen2-7B-Instruct"
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type, **config}))
         (folder / "tokenizer.json").write_text("{}")
         header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
         whole = len(header).to_bytes(8, "little") + header + bytes(16)
@@ -220,6 +260,8 @@ class Refused(IdentityCase):
     def test_models(self) -> None:
         folder = self.write_model("llama")
         self.assertIn(f"{folder}: is a 'llama' model, this program needs qwen2", self.refusal())
+        folder = self.write_model("qwen2", hidden_size=8192, num_hidden_layers=80)
+        self.assertIn(f"{folder}: its hidden_size is 8192", self.refusal())
         folder = self.write_model("qwen2", cut=7)
         self.assertIn(f"{folder}/model.safetensors: truncated", self.refusal())
         (folder / "model.safetensors").unlink()

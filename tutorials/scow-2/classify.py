@@ -96,9 +96,11 @@ def classify(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     run.output("data_source", data_source)
 
     with run.phase("evaluate"):
-        inputs = processor(text=texts, images=picture, return_tensors="pt", padding=True).to(device)
+        grey = Image.new("RGB", picture.size, (128, 128, 128))
+        both = processor(text=texts, images=[picture, grey], return_tensors="pt", padding=True).to(device)
         with torch.no_grad():
-            probabilities = model(**inputs).logits_per_image.softmax(dim=-1)[0]
+            probabilities, of_grey = model(**both).logits_per_image.softmax(dim=-1)
+        inputs = {**both, "pixel_values": both["pixel_values"][:1]}
         again = by_hand(model, inputs)[0]
     for text, probability in zip(texts, probabilities.tolist(), strict=True):
         print(f"{probability:.4f}  {text}")
@@ -107,6 +109,8 @@ def classify(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     run.output("probability_sum", probabilities.sum().item())
     run.output("probability_spread", (probabilities.max() - probabilities.min()).item())
     run.output("probability_difference", (probabilities - again).abs().max().item())
+    # Were the picture not looked at, a grey one would be described as it is.
+    run.output("picture_matters", (probabilities - of_grey).abs().max().item())
     run.output("most_likely", texts[int(probabilities.argmax())])
     picture.save(run.output_file("picture.png"))
 

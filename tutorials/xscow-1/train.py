@@ -4,104 +4,22 @@ The table is small, so it lives on the device as a whole: training rows, test ro
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import DataError, ProgramArguments, StepRun, Throughput, choose_device, find_data, run_program
+from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, run_program
 
 # isort: split
 import argparse
-from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from matplotlib.figure import Figure
-from sklearn.datasets import load_diabetes
-from sklearn.model_selection import train_test_split
+from table import Data, load_table, prepare
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-TARGET = "SalePrice"
-AMES_ROWS = 1460
-TEST_SHARE, SPLIT_SEED = 0.2, 42
 EPOCHS_PER_WINDOW = 5  # an epoch takes milliseconds: too short to be timed alone
 AVERAGED_SHARE = 0.25  # of the training, at its end, whose weights are averaged
-
-
-class Table(NamedTuple):
-    """Features of shape (n, columns), float64, NaN where unknown; target of shape (n,).
-
-    ``score``: "rmse_log" compares logarithms (an error of 10 % costs the same for a hut and a palace), "rmse" does not.
-    """
-
-    source: str
-    features: np.ndarray
-    target: np.ndarray
-    score: str
-
-
-class Data(NamedTuple):
-    """Standardised features (n, columns) and targets (n, 1) on the device."""
-
-    train_features: Tensor
-    train_target: Tensor
-    test_features: Tensor
-    test_target: Tensor
-
-
-def load_table() -> Table:
-    """The Ames house prices where the site has them, else scikit-learn's diabetes set (442 patients, 10 columns)."""
-    folder = find_data("ames")
-    if folder is not None:
-        return read_ames(folder / "train.csv")
-    features, target = load_diabetes(return_X_y=True)
-    return Table("diabetes", features, target, "rmse")
-
-
-def read_ames(path: Path) -> Table:
-    """Kaggle's train.csv: its numeric columns, without the row number.
-
-    Raises:
-        DataError: missing, no CSV, truncated, or without usable prices.
-    """
-    try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; the data set is incomplete") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable CSV file: {error}") from error
-    if TARGET not in frame:
-        raise DataError(f"{path}: has no column '{TARGET}'; it begins with: {', '.join(map(str, frame.columns[:5]))}")
-    numeric = frame.select_dtypes("number")
-    if TARGET not in numeric:
-        raise DataError(f"{path}: column '{TARGET}' holds text, not numbers")
-    target = numeric[TARGET].to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~(np.isfinite(target) & (target > 0)))
-    if len(bad):
-        raise DataError(
-            f"{path}: line {bad[0] + 2}: '{TARGET}' is {target[bad[0]]}, not a price; is the file truncated?"
-        )
-    features = numeric.drop(columns=[TARGET, "Id"], errors="ignore")
-    if features.empty or len(frame) < 10:
-        raise DataError(f"{path}: {len(frame)} rows and {features.shape[1]} numeric columns are too few to learn from")
-    if len(frame) != AMES_ROWS:
-        print(f"warning: {path} has {len(frame)} rows; Kaggle's train.csv has {AMES_ROWS}")
-    return Table("ames", features.to_numpy(dtype=np.float64), target, "rmse_log")
-
-
-def prepare(table: Table, device: torch.device) -> Data:
-    """Split, fill gaps with the column's mean, standardise; means and deviations are those of the training rows."""
-    train_x, test_x, train_y, test_y = train_test_split(
-        table.features, table.target, test_size=TEST_SHARE, random_state=SPLIT_SEED
-    )
-    known = ~np.isnan(train_x)
-    mean = np.where(known, train_x, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    train_x, test_x = (np.where(np.isnan(part), mean, part) - mean for part in (train_x, test_x))
-    deviation = train_x.std(axis=0)
-    deviation[deviation == 0] = 1  # a constant column says nothing and stays zero
-    parts = (train_x / deviation, train_y[:, None], test_x / deviation, test_y[:, None])
-    return Data(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
 
 
 def root_mean_square(predicted: Tensor, truth: Tensor, score: str) -> float:
@@ -163,7 +81,7 @@ def train(run: StepRun, args: argparse.Namespace) -> None:
     with run.phase("load"):
         torch.manual_seed(args.seed)
         table = load_table()
-        data = prepare(table, device)
+        data = prepare(table, args.test_share, args.split_seed, device)
         network = nn.Sequential(
             nn.Linear(data.train_features.shape[1], args.hidden), nn.ReLU(), nn.Linear(args.hidden, 1)
         )
@@ -216,8 +134,12 @@ def main() -> None:
     arguments.parameter("lr", 0.1, "learning rate of Adam", minimum=0)
     arguments.parameter("weight_decay", 5.0, "pulls the weights towards zero", minimum=0)
     arguments.parameter("hidden", 128, "width of the hidden layer", minimum=1)
+    arguments.parameter("test_share", 0.2, "of the rows, kept for testing", minimum=0.01)
+    arguments.parameter("split_seed", 42, "which rows those are", minimum=0)
     arguments.parameter("seed", 42, "of the weights and the order of the rows", minimum=0)
     args = arguments.parse_args()
+    if args.test_share >= 1:
+        arguments.error(f"--test-share: {args.test_share} leaves nothing to learn from")
     with StepRun.from_environment("train", tutorial="xscow-1", parameters=vars(args)) as run:
         train(run, args)
 

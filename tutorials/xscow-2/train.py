@@ -18,20 +18,19 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-MEAN, STD = 0.5, 0.5  # pixels of 0..1 become -1..1
 AVERAGED_SHARE = 0.25  # of the epochs, at the end, whose weights are averaged
 
 
 class Network(nn.Module):
-    """Images (n, 1, 28, 28) -> scores (n, 10)."""
+    """Images (n, 1, 28, 28) -> scores (n, 10). The second convolution has twice the ``channels`` of the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
-        self.classifier = nn.Sequential(nn.Linear(32 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10))
+        self.classifier = nn.Sequential(nn.Linear(2 * channels * 7 * 7, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).flatten(1))
@@ -101,8 +100,8 @@ def train(run: StepRun, args: argparse.Namespace) -> None:
     run.output("settings", configure(device))
     with run.phase("load"):
         torch.manual_seed(args.seed)
-        data = load_data(args.max_images, MEAN, STD, device)
-        network = Network().to(device, memory_format=torch.channels_last)
+        data = load_data(args.max_images, args.mean, args.std, device)
+        network = Network(args.channels, args.hidden).to(device, memory_format=torch.channels_last)
     run.output("data_source", data.source)
     run.output("n_train", len(data.train_labels))
     run.output("n_test", len(data.test_labels))
@@ -132,6 +131,7 @@ def train(run: StepRun, args: argparse.Namespace) -> None:
     run.throughput("train_throughput", meter, unit="images/s")
     run.output("train_loss", losses)
     run.output("test_accuracy_curve", accuracies)
+    run.output("test_accuracy_first_epoch", accuracies[0])
     run.output("test_accuracy_last_epoch", accuracies[-1])
     run.output("test_accuracy", final)
     with run.phase("save"):
@@ -144,6 +144,10 @@ def main() -> None:
     arguments.parameter("epochs", 20, "the first is warm-up, not measured", minimum=2)
     arguments.parameter("batch_size", 64, "images per step", minimum=1)
     arguments.parameter("lr", 1e-3, "learning rate of Adam", minimum=0)
+    arguments.parameter("channels", 16, "of the first convolution; the second has twice as many", minimum=1)
+    arguments.parameter("hidden", 128, "width of the layer between convolutions and scores", minimum=1)
+    arguments.parameter("mean", 0.5, "taken from each pixel of 0..1")
+    arguments.parameter("std", 0.5, "each pixel is divided by it then: with 0.5 and 0.5 they are -1..1", minimum=1e-6)
     arguments.parameter("digits_passes", 4, "passes over the small digits set that make one epoch", minimum=1)
     arguments.parameter("seed", 1, "of the weights and the order of the images", minimum=0)
     arguments.parameter("max_images", 0, "use only so many training and test images; 0: all", minimum=0)

@@ -8,6 +8,7 @@ here, from the hidden states that plain transformers gives, so that one sees wha
 from random_xlmr import save_model
 
 from harness.runtime import (
+    DataError,
     ModelError,
     ProgramArguments,
     StepRun,
@@ -35,18 +36,10 @@ from transformers import AutoModel, AutoTokenizer
 
 FOLDERS = ["BAAI/bge-m3", "bge-m3"]
 FILES = ["colbert_linear.pt", "sparse_linear.pt", "tokenizer.json"]
-# The pairs of the model card.
-QUESTIONS = ["What is BGE M3?", "Defination of BM25"]
-PASSAGES = [
-    "BGE M3 is an embedding model supporting dense retrieval, lexical matching and multi-vector interaction.",
-    "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the query terms appearing in "
-    "each document",
-]
-PAIRS = [(question, passage) for question in QUESTIONS for passage in PASSAGES]
 KINDS = {"dense": "dense", "sparse": "lexical", "colbert": "colbert", "colbert+sparse+dense": "weighted"}
 
 
-def find_model(weights: str, scratch: Path, seed: int) -> tuple[Path, str]:
+def find_model(weights: str, scratch: Path, seed: int, texts: list[str]) -> tuple[Path, str]:
     """The model's folder, and what it is."""
     if weights == "model":
         folder = model_folder(FOLDERS)
@@ -57,7 +50,7 @@ def find_model(weights: str, scratch: Path, seed: int) -> tuple[Path, str]:
     if weights not in ("tiny", "random"):
         raise ModelError(f"--weights is '{weights}'; valid: model, random, tiny")
     folder = scratch / "bge-m3"
-    hidden = save_model(folder, QUESTIONS + PASSAGES, weights, seed).hidden_size
+    hidden = save_model(folder, texts, weights, seed).hidden_size
     for name, width in (("colbert_linear", hidden), ("sparse_linear", 1)):
         torch.save(torch.nn.Linear(hidden, width).state_dict(), folder / f"{name}.pt")
     return folder, "tiny-random" if weights == "tiny" else "random"
@@ -104,6 +97,14 @@ class Plain:
         return {"dense": dense, "lexical": lexical, "colbert": colbert, "weighted": weighted}
 
 
+def texts_of(given: str, name: str) -> list[str]:
+    """The texts of a parameter, which has | between them."""
+    texts = [text.strip() for text in given.split("|") if text.strip()]
+    if not texts:
+        raise DataError(f"--{name} is empty: give one text or more, with | between them")
+    return texts
+
+
 def embed(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     device, facts = choose_device(torch, run.gpus_requested)
     run.use_device(facts)
@@ -111,25 +112,27 @@ def embed(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     shares = [args.dense_share, args.lexical_share, args.colbert_share]
     if sum(shares) <= 0:
         raise ModelError("--dense-share, --lexical-share and --colbert-share must not all be 0")
-    half = device.type == "cuda"
+    questions, passages = texts_of(args.questions, "questions"), texts_of(args.passages, "passages")
+    pairs = [(question, passage) for question in questions for passage in passages]
+    half = device.type == "cuda" and args.precision == "float16"
     with run.phase("load"):
-        folder, source = find_model(args.weights, scratch, args.seed)
+        folder, source = find_model(args.weights, scratch, args.seed, questions + passages)
         m3 = BGEM3FlagModel(str(folder), devices=str(device), use_fp16=half)
     run.output("model_source", source)
     run.output("precision", "float16" if half else "float32")
 
     with run.phase("evaluate"):
         by_library = m3.compute_score(
-            PAIRS, batch_size=args.batch_size, max_query_length=args.max_length, max_passage_length=args.max_length,
+            pairs, batch_size=args.batch_size, max_query_length=args.max_length, max_passage_length=args.max_length,
             weights_for_different_modes=shares,
         )  # fmt: skip
         plain = Plain(folder, device, args.max_length)
-        by_hand = [plain.scores(*pair, shares) for pair in PAIRS]
+        by_hand = [plain.scores(*pair, shares) for pair in pairs]
         del plain
     differences = dict.fromkeys(KINDS.values(), 0.0)
     table = []
-    for number, pair in enumerate(PAIRS):
-        place = f"{number // len(PASSAGES) + 1}_{number % len(PASSAGES) + 1}"  # question 1 and passage 2: 1_2
+    for number, pair in enumerate(pairs):
+        place = f"{number // len(passages) + 1}_{number % len(passages) + 1}"  # question 1 and passage 2: 1_2
         row: dict[str, object] = {"question": pair[0], "passage": pair[1]}
         for key, kind in KINDS.items():
             score = by_library[key][number]
@@ -145,8 +148,8 @@ def embed(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     print("largest difference from plain transformers:", differences)
 
     repeats = 1 + args.tokens // 16  # a passage has more tokens than that; what is longer is cut at --tokens
-    texts = [" ".join([passage] * repeats) for passage in PASSAGES] * args.batch_size
-    meter = Throughput(warm_up=2, synchronize=torch.cuda.synchronize if half else lambda: None)
+    texts = [" ".join([passage] * repeats) for passage in passages] * args.batch_size
+    meter = Throughput(warm_up=2, synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
 
     def encode(batches: int) -> None:
         some = texts[: args.batch_size] * batches
@@ -160,6 +163,16 @@ def embed(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
 def main() -> None:
     arguments = ProgramArguments(__doc__)
     arguments.parameter("weights", "model", "model: the site's bge-m3; random: as large; tiny: random and tiny")
+    # The pairs of the model card, spelt as there.
+    arguments.parameter("questions", "What is BGE M3?|Defination of BM25", "with | between them")
+    arguments.parameter(
+        "passages",
+        "BGE M3 is an embedding model supporting dense retrieval, lexical matching and multi-vector interaction.|"
+        "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the query terms appearing in "
+        "each document",
+        "with | between them; each is compared with each question",
+    )
+    arguments.parameter("precision", "float16", "of the library on GPUs, or float32; CPUs compute in float32")
     arguments.parameter("max_length", 8192, "tokens of a text that count", minimum=8)
     arguments.parameter("batch_size", 12, "texts at a time", minimum=1)
     arguments.parameter("dense_share", 0.4, "of the weighted score", minimum=0)
@@ -170,6 +183,8 @@ def main() -> None:
     arguments.parameter("window_seconds", 1.0, "about so long each", minimum=0)
     arguments.parameter("seed", 1, "of random weights", minimum=0)
     args = arguments.parse_args()
+    if args.precision not in ("float16", "float32"):
+        arguments.error(f"--precision: '{args.precision}' is neither float16 nor float32")
     with (
         StepRun.from_environment("embed", tutorial="xscow-4", parameters=vars(args)) as run,
         tempfile.TemporaryDirectory() as scratch,

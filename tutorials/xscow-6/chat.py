@@ -10,15 +10,17 @@ from harness.runtime import ProgramArguments, ProgramError, StepRun, choose_devi
 import argparse
 
 import torch
-from factory import MERGED, common_parameters, inference_settings, is_for_another, prepare
+from factory import MERGED, common_parameters, inference_settings, is_for_another, precision, prepare
 from llamafactory.chat import ChatModel
 from llamafactory.extras.env import VERSION
 
-QUESTIONS = ("你是谁？", "Who are you?")
 AFTER = "chat_after"  # the step that asks the merged model; any other asks the base model
 
 
 def ask(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
+    questions = [question.strip() for question in args.questions.split("|") if question.strip()]
+    if not questions:
+        raise ProgramError("--questions is empty: give one or more, with | between them")
     with run.phase("load"):
         model, identity = prepare(run, args)
         folder = run.folder / MERGED if run.step == AFTER else model.folder
@@ -26,7 +28,7 @@ def ask(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
             raise ProgramError(f"{folder} holds no model; run the steps finetune and merge first")
         chat = ChatModel(
             {
-                **inference_settings(folder, args.template, device),
+                **inference_settings(model, folder, args.template, device),
                 "max_new_tokens": args.max_new_tokens,
                 "do_sample": False,  # the same answer each time
             }
@@ -34,20 +36,22 @@ def ask(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
     answers: list[str] = []
     tokens = 0
     with run.phase("chat"):
-        for question in QUESTIONS:
+        for question in questions:
             (response,) = chat.chat([{"role": "user", "content": question}])
             tokens += response.response_length
             answers.append(response.response_text.strip())
             print(f"> {question}\n{answers[-1]}\n", flush=True)
     run.output("answers", answers)
     run.output("answer_tokens", tokens)
-    run.output("conversation", "\n".join(f"{q} {a}" for q, a in zip(QUESTIONS, answers, strict=True)))
+    run.output("conversation", "\n".join(f"{q} {a}" for q, a in zip(questions, answers, strict=True)))
     run.output("answers_with_identity", sum(map(identity.is_in, answers)))
+    run.output("precision", str(precision(device, model.source)).removeprefix("torch."))
 
 
 def main() -> None:
     arguments = ProgramArguments(__doc__)
     common_parameters(arguments)
+    arguments.parameter("questions", "你是谁？|Who are you?", "asked one by one, with | between them")
     arguments.parameter("max_new_tokens", 512, "length of an answer, at most", minimum=1)
     args = arguments.parse_args()
     if is_for_another():

@@ -12,26 +12,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.runtime import DataError, ProgramError, find_data
+from harness.runtime.data import data_root
 
-SITE, OWN = "identity-pku-assistant", "identity-centre-assistant"
+SITE, OWN, OTHER = "identity-pku-assistant", "identity-centre-assistant", "other"
 NAMES = (SITE, "identity")  # what the tutorials call the site's, and the folders it may lie in
-CANDIDATES = (f"{SITE}.json", *(f"{folder}/{SITE}.json" for folder in NAMES))
+# scow-5 leaves NAME/NAME.json for every name it is given.
+CANDIDATES = (f"{SITE}.json", *(f"{folder}/{SITE}.json" for folder in NAMES), "identity/identity.json")
 INFO = "dataset_info.json"
+REGISTRIES = (f"datasets/{INFO}", INFO)  # the first is scow-5's; then any folder of the data root
 REQUIRED, ALLOWED = ("instruction", "output"), {"instruction", "input", "output", "system", "history"}
 MIN_RECORDS = 10  # a tenth is kept for testing, and that must be at least one
-# How an answer that knows its identity says it.
+# How an answer that knows its identity says it. A data set is one of these if half of its answers do.
 IDENTITY = {OWN: r"assistant of this computing cent|本计算中心的智能助手", SITE: r"北大|北京大学|PKU|Peking"}
 
 
 class Identity(NamedTuple):
-    """The records and where they come from; ``name`` is that of the data set."""
+    """The records; ``name`` says which data set they are: SITE, OWN, or OTHER, whose assistant nobody knows here."""
 
     name: str
     records: list[dict[str, object]]
 
     def is_in(self, answer: str) -> bool:
-        """Whether the answer says who the data set's assistant is."""
-        return re.search(IDENTITY[self.name], answer) is not None
+        """Whether the answer says who the data set's assistant is; False of an unknown one."""
+        return self.name in IDENTITY and re.search(IDENTITY[self.name], answer) is not None
 
     def texts(self) -> list[str]:
         return [str(record[key]) for record in self.records for key in REQUIRED]
@@ -41,22 +44,29 @@ def load_identity(given: str) -> Identity:
     """The file or data set ``given``, else the site's, else the one that comes with this program.
 
     Args:
-        given: an alpaca file, or a name under which the site registered one (scow-5 does).
+        given: an alpaca file, or a name under which the site registered one (scow-5 does): ``identity@1a2b3c...``.
 
     Raises:
         ProgramError, DataError: it is missing, or not what LLaMA-Factory can learn from.
     """
     if given and "/" not in given and not given.endswith(".json"):
-        return Identity(SITE, read_alpaca(registered(given)))
-    if given:
+        path = registered(given)
+    elif given:
         path = Path(given)
         if not path.is_file():
             raise ProgramError(f"--data: {path} is no file")
-        return Identity(OWN, read_alpaca(path))
-    path = find_data(*CANDIDATES)
-    if path is not None:
-        return Identity(SITE, read_alpaca(path))
-    return Identity(OWN, read_alpaca(Path(__file__).with_name(f"{OWN}.json")))
+    else:
+        path = find_data(*CANDIDATES) or Path(__file__).with_name(f"{OWN}.json")
+    records = read_alpaca(path)
+    return Identity(whose(records), records)
+
+
+def whose(records: list[dict[str, object]]) -> str:
+    """The data set that the answers belong to, whatever its file is called."""
+    for name, pattern in IDENTITY.items():
+        if 2 * sum(re.search(pattern, str(record["output"])) is not None for record in records) >= len(records):
+            return name
+    return OTHER
 
 
 def registered(name: str) -> Path:
@@ -64,16 +74,19 @@ def registered(name: str) -> Path:
 
     Raises:
         ProgramError: it knows none of that name; names those it knows.
+        DataError: a list of data sets cannot be read, or the data set is of another format.
     """
-    known: dict[str, Path] = {}
-    for candidate in (INFO, *(f"{folder}/{INFO}" for folder in NAMES)):
-        path = find_data(candidate)
-        if path is not None:
-            entries = read_json(path)
-            known |= {str(key): path.parent / str(entry["file_name"]) for key, entry in entries.items()}
-    if name not in known:
-        raise ProgramError(f"--data {name}: no {INFO} of the site has that name; known: {', '.join(known) or 'none'}")
-    return known[name]
+    root = data_root()
+    known: list[str] = []
+    for path in [root / file for file in REGISTRIES] + sorted(root.glob(f"*/{INFO}")) if root else []:
+        entries = read_json(path) if path.is_file() else {}
+        entry = entries.get(name)
+        if entry is not None:
+            if entry.get("formatting", "alpaca") != "alpaca":
+                raise DataError(f"{path}: '{name}' is in the format {entry['formatting']}; these programs read alpaca")
+            return path.parent / str(entry["file_name"])
+        known += [other for other in entries if other not in known]
+    raise ProgramError(f"--data {name}: no {INFO} of the site has that name; known: {', '.join(known) or 'none'}")
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ from harness.runtime import ProgramArguments, ProgramError, StepRun, choose_devi
 
 # isort: split
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,9 @@ def merge(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
     adapter, merged = run.folder / ADAPTER, run.folder / MERGED
     if not (adapter / "adapter_model.safetensors").is_file():
         raise ProgramError(f"{adapter} holds no adapter; run the step finetune first")
-    dtype = precision(device)
     with run.phase("load"):
         model, identity = prepare(run, args)
+        dtype = precision(device, model.source)
         tokenizer = AutoTokenizer.from_pretrained(model.folder)
         texts = identity.texts()[: 2 * COMPARED_RECORDS]
         tokens = [tokenizer(text)["input_ids"][:MAX_TOKENS] for text in texts]
@@ -56,7 +57,7 @@ def merge(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
         del network
     with run.phase("merge"):
         settings = {
-            **inference_settings(model.folder, args.template, device),
+            **inference_settings(model, model.folder, args.template, device),
             "adapter_name_or_path": str(adapter),
             "finetuning_type": "lora",
             "export_dir": str(merged),
@@ -72,6 +73,10 @@ def merge(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
     run.output("logits_difference", float(np.abs(beside - together).max()))
     run.output("logits_moved_by_training", float(np.abs(beside - base).max()))
     run.output("same_next_token", float((beside.argmax(1) == together.argmax(1)).mean()))
+    run.output("precision", str(dtype).removeprefix("torch."))
+    # The mean over all steps of the training, which LLaMA-Factory writes at its end and the originals' screens show.
+    trained = json.loads((adapter / "train_results.json").read_text(encoding="utf-8"))
+    run.output("mean_train_loss", trained["train_loss"])
     run.output("shards", len(shards(merged)))
     largest = max(file.stat().st_size for file in shards(merged))
     run.output("largest_shard_of_limit", largest / 1e9 / args.export_size)

@@ -7,14 +7,15 @@ sentences of the data set by heart.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from harness.runtime import ProgramError
+from harness.runtime import ModelError, ProgramError
 from harness.runtime.models import check_model, model_folder
 
 MODEL_TYPE = "qwen2"  # of Qwen2 and Qwen2.5
@@ -25,6 +26,10 @@ TINY_VOCABULARY, MAX_POSITIONS = 640, 2048
 # Shapes of the real models, for random weights: the config.json on their pages.
 SHAPES = {
     "Qwen2-7B-Instruct": {
+        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+    },
+    "Qwen2.5-7B-Instruct": {
         "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
         "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
     },
@@ -50,16 +55,19 @@ def find_model(name: str, weights: str, preset: str, run_folder: Path) -> Model:
     """Where the model is, or, for random weights, where it will be.
 
     Raises:
-        ProgramError: the site has no such model and the preset is not smoke.
-        ModelError: it has one, but not of this architecture or not whole.
+        ProgramError: the site has no such model and the preset is not smoke; or no room for random weights.
+        ModelError: it has one, but not of this architecture or size, or not whole.
     """
     if weights == "random":
         if name not in SHAPES:
             raise ProgramError(f"--weights random: the shape of '{name}' is not known; known: {', '.join(SHAPES)}")
+        if not (run_folder / "model").is_dir():
+            check_room(run_folder, SHAPES[name])
         return Model("random", run_folder / "model")
     folder = model_folder([name, f"Qwen/{name}"])
     if folder is not None:
-        check_model(folder, [MODEL_TYPE], ["tokenizer.json"])
+        config = check_model(folder, [MODEL_TYPE], ["tokenizer.json"])
+        check_size(folder, config, SHAPES.get(name, {}))
         return Model("site", folder)
     if preset != "smoke":
         raise ProgramError(
@@ -67,6 +75,40 @@ def find_model(name: str, weights: str, preset: str, run_folder: Path) -> Model:
             "or measure without it: --weights random"
         )
     return Model("tiny-random", run_folder / "model")
+
+
+def check_size(folder: Path, config: dict[str, Any], shape: dict[str, Any]) -> None:
+    """Refuse a model that is larger or smaller than its name says, before minutes of loading.
+
+    Raises:
+        ModelError: names the first number that differs.
+    """
+    for key in ("hidden_size", "num_hidden_layers"):
+        if key in shape and config.get(key) != shape[key]:
+            raise ModelError(
+                f"{folder}: its {key} is {config.get(key)}, not {shape[key]}: another model than its name says"
+            )
+
+
+def check_room(folder: Path, shape: dict[str, Any]) -> None:
+    """Say what a random model takes on disk, itself and merged, in 16 bits; 30 GB for 7B.
+
+    Raises:
+        ProgramError: ``folder``'s disk has less.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    keys = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * shape["intermediate_size"]
+    embeddings = (1 if shape["tie_word_embeddings"] else 2) * shape["vocab_size"] * hidden
+    needed = 2 * 2 * (layers * layer + embeddings)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ProgramError(
+            f"--weights random: {folder} has {free / 1e9:.1f} GB free, the model and the merged one take "
+            f"{needed / 1e9:.1f} GB; make room, or choose a smaller --model"
+        )
+    print(f"random weights: up to {needed / 1e9:.1f} GB in {folder}; remove the run when you have judged it")
 
 
 def make_random(model: Model, name: str, texts: list[str], seed: int) -> None:

@@ -7,14 +7,11 @@ wrong, or a slow one chosen silently, does not go unnoticed.
 
 # First: this import marks the moment the program began.
 from harness.runtime import (
-    DataError,
     ProgramArguments,
     ProgramError,
     StepRun,
     Throughput,
-    check_model,
     choose_device,
-    model_folder,
     read_prompt,
     run_program,
     weight_bytes,
@@ -23,7 +20,6 @@ from harness.runtime import (
 # isort: split
 import argparse
 import importlib.metadata
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,43 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTQConfig, Qwen2ForCausalLM
+from weights import find_weights
 
-MODEL = "Qwen2-72B-Instruct-GPTQ-Int4"
-FOLDERS = [MODEL, f"Qwen/{MODEL}"]
-TURNS = ["My name is Ada.", "What is my name?", "Thank you."]
-RANDOM_BYTES = 45e9  # of free disk for the random model of full size
 WEIGHTS = ("real", "tiny", "random")
-
-
-def find_weights(args: argparse.Namespace, scratch: Path) -> tuple[Path, Path | None]:
-    """(the int4 checkpoint, the float one it was made from where it was made here).
-
-    Raises:
-        ProgramError: it is not there, not whole, or not what this tutorial is about.
-    """
-    plain: Path | None = None
-    if args.weights == "tiny":
-        from weights import make_tiny
-
-        plain, folder = make_tiny(scratch, args.question, args.seed)
-    elif args.weights == "random":
-        from weights import QWEN2_72B_INT4, make_random
-
-        free = os.statvfs(scratch).f_bavail * os.statvfs(scratch).f_frsize
-        if free < RANDOM_BYTES:
-            raise ProgramError(f"{scratch} has {free / 1e9:.0f} GB free, random weights need {RANDOM_BYTES / 1e9:.0f}")
-        folder = make_random(scratch / "random", QWEN2_72B_INT4, args.seed)
-    else:
-        found = Path(args.model) if args.model else model_folder(FOLDERS)
-        if found is None or not found.is_dir():
-            where = args.model or f"{MODEL} below the site's models root"
-            raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
-        folder = found
-    config = check_model(folder, ["qwen2"])
-    quantization = config.get("quantization_config") or {}
-    if quantization.get("quant_method") != "gptq" or quantization.get("bits") != 4:
-        raise DataError(f"{folder / 'config.json'}: is not a GPTQ model of 4 bits: {quantization or 'not quantised'}")
-    return folder, plain
 
 
 def load(folder: Path, device: torch.device, kernel: str) -> nn.Module:
@@ -155,6 +117,9 @@ def check_kernels(run: StepRun, model: nn.Module, folder: Path, tokens: Tensor, 
 
 
 def chat(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
+    turns = [turn.strip() for turn in args.turns.split("|") if turn.strip()]
+    if len(turns) < 2:
+        raise ProgramError(f"--turns is '{args.turns}': two or more are needed, with | between them")
     if args.question_file:
         args.question = read_prompt(Path(args.question_file))
     device, facts = choose_device(torch, run.gpus_requested)
@@ -165,7 +130,7 @@ def chat(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     run.output("computed_on", device.type)
     run.output("model_source", {"real": "real", "tiny": "tiny-trained", "random": "random"}[args.weights])
     with run.phase("prepare"):
-        folder, plain = find_weights(args, scratch)
+        folder, plain = find_weights(args.weights, args.model, args.question, args.seed, scratch)
     run.output("weight_gb", weight_bytes(folder) / 1e9)
     with run.phase("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -177,8 +142,8 @@ def chat(run: StepRun, args: argparse.Namespace, scratch: Path) -> None:
     with run.phase("chat"):
         answer = bot.answer(messages)
         print(f"user: {args.question}\nassistant: {answer}", flush=True)
-        history, lengths = bot.converse(TURNS)
-        alone = bot.answer([{"role": "user", "content": TURNS[1]}])
+        history, lengths = bot.converse(turns)
+        alone = bot.answer([{"role": "user", "content": turns[1]}])
         again = bot.answer(messages)
     run.output("answer", answer)
     run.output("same_answer_again", again == answer)
@@ -201,6 +166,9 @@ def main() -> None:
     arguments.parameter("model", "", "the model's folder; empty: looked for below the site's models root")
     arguments.parameter("question", "Give me a short introduction to large language models.", "asked first")
     arguments.parameter("question_file", "", "a UTF-8 text file with the question; wins over --question")
+    arguments.parameter(
+        "turns", "My name is Ada.|What is my name?|Thank you.", "said after that, with | between; the second alone too"
+    )
     arguments.parameter("kernel", "auto", "what computes with packed weights: auto (the fastest), torch, marlin, …")
     arguments.parameter("new_tokens", 512, "an answer's longest length", minimum=1)
     arguments.parameter("windows", 6, "of timed decoding; the first is warm-up", minimum=2)

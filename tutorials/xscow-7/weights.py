@@ -1,13 +1,19 @@
-"""Stand-ins for the model of 41.6 GB: a tiny one that is quantised on the spot, and a random one of full size."""
+"""The model of 41.6 GB, found and looked at; its stand-ins: a tiny one quantised here, a random one of full size."""
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tiny_qwen2 import save_tiny_qwen2, save_tokenizer
 
+from harness.runtime import DataError, ModelError, ProgramError, check_model, model_folder
+
+MODEL = "Qwen2-72B-Instruct-GPTQ-Int4"
+FOLDERS = [MODEL, f"Qwen/{MODEL}"]
+RANDOM_BYTES = 45e9  # of free disk for the random model of full size
 TINY_GROUP = 32  # inputs that share a scale; the real model: 128, as wide as the whole tiny one
 
 # config.json of Qwen2-72B-Instruct-GPTQ-Int4; intermediate_size is padded so that 128 and 8 GPUs divide it
@@ -19,6 +25,36 @@ QWEN2_72B_INT4 = {
     "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False,
                             "checkpoint_format": "gptq"},
 }  # fmt: skip
+
+
+def find_weights(weights: str, model: str, question: str, seed: int, scratch: Path) -> tuple[Path, Path | None]:
+    """(the int4 checkpoint, the float one it was made from where it was made here).
+
+    Raises:
+        ProgramError: it is not there, not whole, or not what this tutorial is about.
+    """
+    if weights == "tiny":
+        plain, folder = make_tiny(scratch, question, seed)
+        check_model(folder, ["qwen2"])
+        return folder, plain
+    if weights == "random":
+        free = shutil.disk_usage(scratch).free
+        if free < RANDOM_BYTES:
+            raise ProgramError(f"{scratch} has {free / 1e9:.0f} GB free, random weights need {RANDOM_BYTES / 1e9:.0f}")
+        print(f"random weights: {RANDOM_BYTES / 1e9:.0f} GB in {scratch}, until the program ends")
+        return make_random(scratch / "random", QWEN2_72B_INT4, seed), None
+    folder = Path(model) if model else model_folder(FOLDERS)
+    if folder is None or not folder.is_dir():
+        where = model or f"{MODEL} below the site's models root"
+        raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
+    config = check_model(folder, ["qwen2"])
+    quantization = config.get("quantization_config") or {}
+    if quantization.get("quant_method") != "gptq" or quantization.get("bits") != 4:
+        raise DataError(f"{folder / 'config.json'}: is not a GPTQ model of 4 bits: {quantization or 'not quantised'}")
+    for key in ("hidden_size", "num_hidden_layers"):
+        if config.get(key) != QWEN2_72B_INT4[key]:
+            raise ModelError(f"{folder}: its {key} is {config.get(key)}, that of {MODEL} is {QWEN2_72B_INT4[key]}")
+    return folder, None
 
 
 def talk(*words: str) -> list[dict[str, str]]:

@@ -68,7 +68,8 @@ def vllm(
     options = ["--served-model-name", NAME, "--max-model-len", str(longest), "--tensor-parallel-size", str(parallel)]
     # the model's own sampling settings would make greedy answers less than greedy (a repetition penalty)
     options += ["--generation-config", "vllm", "--seed", "0"]
-    options += ["--dtype", dtype]
+    # a prompt that was seen before is computed again: else its answer would come from other kernels, and sooner
+    options += ["--no-enable-prefix-caching", "--dtype", dtype]
     if not gpus:
         options += ["--enforce-eager"]  # compiling for a CPU takes minutes
     if random_weights:

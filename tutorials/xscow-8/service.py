@@ -7,6 +7,7 @@ that both are measured by the same client in the same way.
 # First: this import marks the moment the program began.
 from harness.runtime import (
     DataError,
+    ModelError,
     ProgramArguments,
     ProgramError,
     StepRun,
@@ -45,7 +46,7 @@ class ServedModel:
         owner, name: on the hub.
         config: its config.json as published; the shape of ``--weights random``.
         save_tiny: writes a tiny model of the same architecture that knows conversations by heart.
-        gpu_dtype: what a GPU computes in; CPUs compute in float32.
+        gpu_dtype: what a GPU computes the real model in; CPUs, and the tiny model, compute in float32.
     """
 
     owner: str
@@ -63,7 +64,7 @@ def find_model(model: ServedModel, args: argparse.Namespace, scratch: Path) -> t
     """(the model's folder, its config.json); a stand-in is made in ``scratch``.
 
     Raises:
-        DataError, ModelError: it is not there, not whole, or of another architecture.
+        DataError, ModelError: it is not there, not whole, or of another architecture or size.
     """
     if args.weights == "tiny":
         said = [(args.question, "A large language model predicts the next word."), ("Thank you.", "You are welcome.")]
@@ -81,7 +82,11 @@ def find_model(model: ServedModel, args: argparse.Namespace, scratch: Path) -> t
     if folder is None or not folder.is_dir():
         where = args.model or f"{model.name} below the site's models root"
         raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
-    return folder, check_model(folder, [model.model_type], ["tokenizer.json"])
+    config = check_model(folder, [model.model_type], ["tokenizer.json"])
+    for key in ("hidden_size", "num_hidden_layers"):
+        if config.get(key) != model.config[key]:
+            raise ModelError(f"{folder}: its {key} is {config.get(key)}, that of {model.name} is {model.config[key]}")
+    return folder, config
 
 
 @contextlib.contextmanager
@@ -142,7 +147,8 @@ def serve(model: ServedModel, run: StepRun, args: argparse.Namespace, scratch: P
         raise ProgramError(f"--tensor-parallel {args.tensor_parallel} needs as many GPUs, the job has {gpus}")
     used = args.tensor_parallel if args.backend == "vllm" else gpus
     run.use_device(dataclasses.replace(facts, count=used) if gpus else facts)
-    dtype = model.gpu_dtype if gpus else "float32"
+    # two engines agree word for word in single precision; in 16 bits a near tie would fall either way
+    dtype = model.gpu_dtype if gpus and args.weights != "tiny" else "float32"
     run.versions(torch=torch.__version__)
     run.output("computed_on", device.type)
     run.output("dtype", dtype)

@@ -74,7 +74,10 @@ def draw(run: StepRun, args: argparse.Namespace) -> None:
     run.use_device(facts)
     run.versions(torch=torch.__version__, diffusers=diffusers.__version__, transformers=transformers.__version__)
     torch.backends.cudnn.benchmark = False  # a race between kernels has another winner every day: other last digits
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    # The tiny model is there to compare two ways of computing: exactly, also where TF32 would be quicker.
+    torch.backends.cudnn.allow_tf32 = args.weights != "tiny"
+    dtype = torch.float16 if device.type == "cuda" and args.weights != "tiny" else torch.float32
+    run.output("precision", str(dtype).removeprefix("torch."))
     run.output("model_source", SOURCES[args.weights])
     prompt = read_prompt(Path(args.prompt_file)) if args.prompt_file else args.prompt
     with run.phase("load"), tempfile.TemporaryDirectory(prefix="sd3-") as scratch:
