@@ -528,6 +528,9 @@ def test_a_broken_manifest_hides_no_other_image_and_nothing_is_removed_by_mistak
     assert harness(built_project, "catalog", "gc", "--keep", "1", env=env).returncode == 0
     assert catalog.stack_file(STACK, nobodys.stack_image.sha256).is_file()
     assert catalog.files(second).main.is_file()  # it is current
+    named = harness(built_project, "list", env=env | {"COLUMNS": "200"})
+    assert named.returncode == 0, named.stderr
+    assert "cpu (broken: build it again)" in named.stdout
 
     back = harness(built_project, "catalog", "rollback", "2", env=env)
     assert back.returncode == 0, back.stderr

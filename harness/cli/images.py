@@ -20,7 +20,7 @@ from harness.definition.dockerfile import read_dockerfile
 from harness.definition.metadata import HEALTH_LABEL
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.fidelity.verify import verify_definition
 from harness.project import Project, image_name
 from harness.run.campaign import project_catalog
@@ -47,14 +47,22 @@ def list_tutorials(site: SiteOption = DEFAULT_SITE) -> None:
         tutorial = load_tutorial(project, tutorial_id)
         images = []
         for variant in tutorial.resources:
-            current = catalog.current(image_name(tutorial.stem, variant))
-            images.append(f"{variant} ({current.bytes / 1e6:.0f} MB)" if current else f"{variant} (not built)")
+            try:
+                current = catalog.current(image_name(tutorial.stem, variant))
+                state = f"{current.bytes / 1e6:.0f} MB" if current else "not built"
+            except HarnessError:
+                state = "broken: build it again"
+            images.append(f"{variant} ({state})")
         alias = tutorial.stem if tutorial.stem != tutorial.id else ""
         table.add_row(tutorial.id, alias, f"{tutorial.title.en} / {tutorial.title.zh}", ", ".join(images))
 
     print_table(table)
     for name in catalog.names():
-        if files := catalog.current_files(name):
+        try:
+            files = catalog.current_files(name)
+        except HarnessError:
+            continue  # its row says that it is broken
+        if files is not None:
             words = shlex.join(_from_here(word) for word in files.engine_arguments)
             typer.echo(f"\nby hand, here {name}: apptainer run {words} STEP")
             break
