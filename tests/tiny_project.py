@@ -106,7 +106,7 @@ def main():
     parser.parameter("misbehave", "no", "no, hang, end (no result), memory, or outlive (the next attempt)")
     args = parser.parse_args()
     print("arguments", sys.argv[1:], "greeting", os.environ.get("GREETING"), flush=True)
-    print("node", os.environ["HARNESS_NODE"], "GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    print("node", os.environ.get("HARNESS_NODE"), "GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     print("model", model_folder(["counter"]), flush=True)
     if args.misbehave == "end":
         return
@@ -114,7 +114,7 @@ def main():
         kept = run.folder / "kept"
         run.output("kept_before", sorted(path.name for path in kept.iterdir()) if kept.is_dir() else [])
         kept.mkdir(exist_ok=True)
-        (kept / f"of-{os.environ['HARNESS_ATTEMPT']}").touch()
+        (kept / f"of-{os.environ.get('HARNESS_ATTEMPT', '1')}").touch()
         run.use_device(DeviceFacts(kind="cpu", name="a CPU", count=1))
         meter = Throughput(warm_up=0)
         for _ in range(3):
