@@ -160,7 +160,7 @@ def test_both_ways_give_the_same_image(project: Path, cache: Path, tmp_path: Pat
     (stack / "requirements.lock").chmod(0o600)
     (stack / "Dockerfile.cpu").write_text(
         DOCKERFILE
-        + "ENV PATH=/opt/bin:${PATH} LANG=C.UTF-8\nLABEL kind='a \"b\" c'\nWORKDIR /work\n"
+        + "ENV PATH=/opt/bin:${PATH} LANG=C.UTF-8 PROMPT='`id`> $HOME'\nLABEL kind='a \"b\" c'\nWORKDIR /work\n"
         + 'COPY tool.sh /opt/bin/\nRUN echo "$GREETING" >greeting && useradd someone && python -m compileall -q /opt\n'
     )
     host = {"DOCKER_HOST": docker.host} if docker.host else {}

@@ -20,7 +20,7 @@ from harness.definition.model import BuildStage, Definition
 from harness.definition.run import run, shell
 from harness.definition.shell import STAGING, quote
 from harness.definition.stages import StageSources, WrittenStage, check_platform
-from harness.definition.state import ROOT_USERS, BaseConfig, Handler, StageState
+from harness.definition.state import BaseConfig, Handler, StageState
 from harness.definition.variables import arg, env, global_arg, need, platform_arguments
 from harness.definition.words import Assumption, Scope, Value, expand, literal, plain_text
 from harness.errors import SpecError
@@ -175,8 +175,7 @@ class _Conversion:
             must = f"must not choose the stage {stage}"
             state.scope.assumed.add(Assumption(value, quote(stage), False, must))
         base = (self.bases and self.bases(default)) or BaseConfig()
-        state.user = "" if base.user in ROOT_USERS else base.user
-        state.workdir, state.shell = base.workdir or "/", base.shell
+        state.start_from(base)
         return state, self._triggers(base.onbuild, instruction)
 
     def _stages_meant(self, value: Value, written: WrittenStage) -> list[str]:

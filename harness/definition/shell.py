@@ -66,12 +66,9 @@ def read_argument(name: str) -> str:
 
 
 def keep_argument(name: str) -> str:
-    """The command that keeps it for the finished image. Apptainer's own shell, which reads that, knows no \\' outside
-    of quotes, so the value stands in double ones.
-    """
+    """The command that keeps it for the finished image."""
     variable = argument_variable(name)
-    escaped = f"""$(printf %s "${variable}" | sed 's/["$`\\\\]/\\\\&/g')"""
-    return f"""printf '{variable}="%s"\\n' "{escaped}" >>{BASE_ENVIRONMENT}"""
+    return f'keep {variable} "${{{variable}}}"'
 
 
 def read_arguments(text: str) -> set[str]:
@@ -84,6 +81,8 @@ def join(words: Iterable[str]) -> str:
     return " ".join(quote(word) for word in words)
 
 
+# For where Apptainer writes the variables of a base wrongly, and the definition says them all.
+FORGET_BASE_VARIABLES = ": >/.singularity.d/env/10-docker2singularity.sh"
 # What a base said of its variables before this Dockerfile's ENVs; %environment refers to it.
 BASE_ENVIRONMENT = "/.singularity.d/base-environment"
 
@@ -91,8 +90,10 @@ BASE_ENVIRONMENT = "/.singularity.d/base-environment"
 # subshells: a RUN must see none of their variables.
 FUNCTIONS = {
     "keep": f"""\
-keep() ( # name, value of a variable of the base: for %environment
-    printf "%s='%s'\\n" "$1" "$(printf %s "$2" | sed "s/'/'\\\\\\\\''/g")" >>{BASE_ENVIRONMENT}
+keep() ( # name, value of a variable: for %environment. Apptainer's own shell, which reads that, knows no \\' outside
+    # of quotes, so the value stands in double ones.
+    value=$(printf '%s.' "$2" | sed 's/["$`\\\\]/\\\\&/g') # the dot: a newline at the end is part of it
+    printf '%s="%s"\\n' "$1" "${{value%.}}" >>{BASE_ENVIRONMENT}
 )""",
     "owner": """\
 owner() ( # USER[:GROUP] as Docker's --chown reads it

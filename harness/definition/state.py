@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,27 +15,54 @@ from harness.definition.model import CopiedFile, Layer
 from harness.definition.shell import (
     ARGUMENT,
     BASE_ENVIRONMENT,
+    FORGET_BASE_VARIABLES,
     keep_argument,
     quote,
     quote_path,
     read_argument,
     read_arguments,
 )
-from harness.definition.words import Assumption, Part, Scope, Value, change, expand, plain_text, saved_name, shell_word
+from harness.definition.words import (
+    Assumption,
+    Part,
+    Scope,
+    Value,
+    change,
+    expand,
+    literal,
+    plain_text,
+    saved_name,
+    shell_word,
+)
 from harness.errors import SpecError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 ROOT_USERS = frozenset({"", "root", "0", "root:root", "0:0", "root:0", "0:root"})
+_ESCAPED_TWICE = frozenset('"$`\\')
+
+
+def misread(values: Iterable[str]) -> bool:
+    """Would Apptainer give a variable of a base with another value?
+
+    It escapes twice what a shell takes for its own (until its issue 3328 was mended, after 1.4.5); where that ends in
+    an open quote, all of them are lost.
+    """
+    return any(_ESCAPED_TWICE & set(value) for value in values)
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """What an image's configuration says beside its files; the defaults are Docker's for an image that says nothing."""
+    """What an image's configuration says beside its files; the defaults are Docker's for an image that says nothing.
+
+    Attributes:
+        misread: all variables with their values where Apptainer would not give every one as it is, else empty.
+    """
 
     user: str = ""
     workdir: str = "/"
     shell: tuple[str, ...] = DEFAULT_SHELL
     onbuild: tuple[str, ...] = ()
+    misread: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, where: str) -> BaseConfig:
@@ -45,7 +72,7 @@ class BaseConfig:
             SpecError: it is not of that form.
         """
         words: dict[str, tuple[str, ...]] = {}
-        for name in ("Shell", "OnBuild"):
+        for name in ("Shell", "OnBuild", "Env"):
             value = config.get(name) or []
             if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
                 raise SpecError(f"'{name}' is no list of texts", where=where)
@@ -55,12 +82,17 @@ class BaseConfig:
                 raise SpecError(f"'{name}' is no text", where=where)
         user = config.get("User") or ""
         workdir = posixpath.normpath(posixpath.join("/", config.get("WorkingDir") or "/"))
-        return cls("" if user in ROOT_USERS else user, workdir, words["Shell"] or DEFAULT_SHELL, words["OnBuild"])
+        pairs = tuple((name, value) for name, _, value in (text.partition("=") for text in words["Env"]))
+        variables = pairs if misread(value for _, value in pairs) else ()
+        shell = words["Shell"] or DEFAULT_SHELL
+        return cls("" if user in ROOT_USERS else user, workdir, shell, words["OnBuild"], variables)
 
     def in_words(self) -> str:
         """For people."""
         triggers = f"ONBUILD {'; '.join(self.onbuild)}" if self.onbuild else "no ONBUILD"
-        return f"user {self.user or 'root'}, working directory {self.workdir}, shell {' '.join(self.shell)}, {triggers}"
+        told = ", variables that Apptainer would misread" if self.misread else ""
+        said = f"user {self.user or 'root'}, working directory {self.workdir}, shell {' '.join(self.shell)}"
+        return f"{said}, {triggers}{told}"
 
 
 @dataclass(frozen=True)
@@ -202,6 +234,16 @@ class StageState:
         rest = tuple(self.commands[command:])  # a stage that starts from another and says no more
         about = Layer(commands=rest, environment=tuple(self.environment.items()), labels=tuple(self.labels.items()))
         return (*layers, about)
+
+    def start_from(self, base: BaseConfig) -> None:
+        """Take over what the base says of itself and Apptainer does not."""
+        self.user = "" if base.user in ROOT_USERS else base.user
+        self.workdir, self.shell = base.workdir or "/", base.shell
+        if base.misread:
+            self.commands.append(FORGET_BASE_VARIABLES)
+        for name, text in base.misread:
+            self.environment[name] = self.scope.values[name] = literal(text)
+            self.export(name, literal(text))
 
     def export(self, name: str, value: Value) -> None:
         """Set a variable for the commands that follow."""

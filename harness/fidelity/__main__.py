@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--ours-only", action="store_true", help="leave spython out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many cases at a time")
     parser.add_argument("--fresh", action="store_true", help="build all, also what is known from an equal build")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the engines end with us
     cache = Path(os.environ.get("HARNESS_CACHE") or "cache")
     results: list[CaseResult] = []

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING
 from harness.definition.dockerfile import Instruction, read_dockerfile
 from harness.definition.model import Definition, Layer
 from harness.definition.reproducible import EPOCH
+from harness.definition.shell import FORGET_BASE_VARIABLES
+from harness.definition.state import misread
 from harness.definition.words import literal
 from harness.definition.writer import LENT_FOLDER
 from harness.errors import CommandError, HarnessError, MissingToolError
@@ -170,9 +172,12 @@ def conversion(definition: Definition, variables: dict[str, str]) -> Definition:
         variables: those of the engine's image, which are frozen as in Docker's.
     """
     own = [name for layer in definition.layers for name, _ in layer.environment]
-    environment = tuple((name, literal(variables[name])) for name in dict.fromkeys(own) if name in variables)
+    said_by_base = not misread(variables.values())
+    names = dict.fromkeys(own) if said_by_base else variables
+    environment = tuple((name, literal(variables[name])) for name in names if name in variables)
     labels = tuple(pair for layer in definition.layers for pair in layer.labels)
-    layer = Layer(commands=(f"rm -rf /{_LENT}",), environment=environment, labels=labels)
+    commands = (f"rm -rf /{_LENT}", *(() if said_by_base else (FORGET_BASE_VARIABLES,)))
+    layer = Layer(commands=commands, environment=environment, labels=labels)
     return replace(
         definition, bootstrap="docker-archive", base=ARCHIVE, arguments=(), layers=(layer,), stages=(), header=()
     )
