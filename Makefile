@@ -38,7 +38,7 @@ test-stacks: engine ## One tutorial of every software stack as a judged Slurm jo
 test-all: export HARNESS_TEST_DOWNLOADS = 1
 test-all: test ## And what takes minutes: all 25 tutorials, the pytorch image built twice, the whole corpus of Dockerfiles
 	.venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
-	.venv/bin/python -m harness.fidelity tests/corpus --ours-only
+	HARNESS_CACHE=$(or $(HARNESS_TEST_CACHE),cache/test) .venv/bin/python -m harness.fidelity tests/corpus --ours-only
 
 measured: engine scheduler bases ## Run and judge every tutorial's smoke preset as a Slurm job; write docs/tutorials/measured.md
 	HARNESS_TEST_DOWNLOADS=1 .venv/bin/pytest -m "slow or not slow" tests/test_all_tutorials.py -k "pass_as or passes_as"

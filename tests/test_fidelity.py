@@ -107,6 +107,8 @@ def test_a_verdict_is_kept_for_the_same_definition_and_the_same_case_only(tmp_pa
     assert store.load(key) is None
     store.save(key, Verdict("different", ("/x is missing",)))
     assert store.load(key) == Verdict("different", ("/x is missing",))
+    store.save(store.key(case, "Bootstrap: yum\n"), Verdict("failed", ("no space left on device",)))
+    assert store.load(store.key(case, "Bootstrap: yum\n")) is None
     others = {
         store.key(case, "Bootstrap: other\n"),
         VerdictStore(store.folder, "Docker 2").key(case, "Bootstrap: docker\n"),

@@ -2,7 +2,7 @@
 
 A verdict's key is a hash of everything that it depends on: the text of the definition, the case's folder, the corpus's
 bases, the comparison's own code, and both engines. So a kept verdict is what a new build would say; a change of the
-converter builds exactly the cases whose definitions it changes.
+converter builds exactly the cases whose definitions it changes, and those that failed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class VerdictStore:
         return Verdict(kept["outcome"], tuple(kept["details"]))
 
     def save(self, key: str, verdict: Verdict) -> None:
-        """Keep a verdict."""
+        """Keep a verdict, but for a failure: that may be the engine's or the machine's of one moment."""
+        if verdict.outcome == "failed":
+            return
         write_json(self.folder / f"{key}.json", {"outcome": verdict.outcome, "details": verdict.details})
 
 
