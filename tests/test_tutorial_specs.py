@@ -14,7 +14,7 @@ from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
 from harness.errors import SpecError, UserError
 from harness.job.render import render_job
-from harness.project import PRESETS, Project
+from harness.project import PRESETS, PresetName, Project
 from harness.site import load_site
 from harness.tutorial import NumberExpectation, bare_number, load_tutorial, resolve_id, tutorial_ids
 
@@ -101,6 +101,20 @@ def test_random_weights_have_a_known_shape_and_are_not_judged_by_what_they_say(t
     assert not {e.name for e in judged} & {"conversation", "same_next_token", "logits_moved_by_training"}
     assert not [e for e in judged if e.kind == "curve" and e.direction is not None]
     assert not [e for e in judged if isinstance(e, NumberExpectation) and e.name.startswith("answers") and e.min]
+
+
+@pytest.mark.parametrize("tutorial_id", [i for i in LORA if i != "scow-11"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_killed_training_loses_a_tenth_of_its_steps_at_most(tutorial_id: str, preset: PresetName) -> None:
+    """Of 91 records; the web board of scow-11 trains in its own way."""
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    asked = tutorial.parameters("finetune", preset)
+    ranks = tutorial.resources["cuda"].nodes * tutorial.resources["cuda"].processes_per_node
+    numbers = {name: float(asked[name]) for name in ("batch_size", "accumulation", "epochs", "val_size", "save_steps")}
+    records = 91 - math.ceil(91 * numbers["val_size"])
+    steps = numbers["epochs"] * math.ceil(records / (numbers["batch_size"] * numbers["accumulation"] * ranks))
+    assert tutorial.step("finetune").resumes
+    assert steps / 12 <= numbers["save_steps"] <= steps / 10
 
 
 @pytest.mark.parametrize("tutorial_id", ["xscow-8", "scow-6"])
