@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from harness.errors import SpecError, UserError
 from harness.job.render import render_job
 from harness.project import PRESETS, PresetName, Project
 from harness.site import load_site
-from harness.tutorial import NumberExpectation, bare_number, load_tutorial, resolve_id, tutorial_ids
+from harness.tutorial import (
+    Floor,
+    NumberExpectation,
+    PhysicalFloor,
+    bare_number,
+    load_tutorial,
+    resolve_id,
+    tutorial_ids,
+)
 
 ROOT = Path(__file__).parent.parent
 PROJECT = Project(ROOT)
@@ -137,6 +146,22 @@ def test_a_small_preset_is_not_held_to_the_share_of_a_gpu_that_the_full_size_rea
     small, full = throughput.under("smoke"), throughput.under("full")
     if full.physical is not None and small.flop_per_unit != full.flop_per_unit:
         assert small.physical != full.physical
+
+
+@pytest.mark.parametrize("tutorial_id", IDS)
+def test_where_a_floor_comes_from_is_said_in_both_languages(tutorial_id: str) -> None:
+    """Those of presets too, which no page shows: a verdict does. The numbers are the same in both."""
+    throughput = load_tutorial(PROJECT, tutorial_id).throughput
+    floors: list[Floor | PhysicalFloor] = []
+    for whole in (throughput, *throughput.instead):
+        for part in (whole, *whole.presets.values()):
+            floors += [*part.floors.values(), *([part.physical] if part.physical else [])]
+    assert floors
+    for floor in floors:
+        assert floor.source_zh and re.search("[\u4e00-\u9fff]{4}", floor.source_zh), floor.source
+        assert floor.source_zh != floor.source
+        decimals = [sorted(re.findall(r"\d+[.,]\d[\d.,]*\d|\d+\.\d", text)) for text in (floor.source, floor.source_zh)]
+        assert set(decimals[0]) - set(decimals[1]) == set(), floor.source
 
 
 @pytest.fixture
