@@ -26,6 +26,7 @@ from harness.runtime import (
     ProgramArguments,
     ProgramError,
     StepRun,
+    Team,
     Throughput,
     choose_device,
     environment,
@@ -370,6 +371,15 @@ def test_throughput_without_a_measured_window_is_an_error() -> None:
         _ = meter.median
     with pytest.raises(ValueError, match="cannot be timed"), meter.window(units=0):
         pass
+
+
+# -- team -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_team_says_a_thing_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for rank in (2, 0, 1):
+        Team(None, rank, 3, None, ()).say("epoch 1")
+    assert capsys.readouterr().out == "epoch 1\n"
 
 
 # -- device ---------------------------------------------------------------------------------------------------------
