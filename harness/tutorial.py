@@ -68,9 +68,7 @@ class Floor(SpecModel):
     fail: float = Field(gt=0)
     warn: float | None = Field(None, gt=0)
     source: str
-    source_zh: str | None = Field(
-        None, description="the same for the Chinese page; without it that page has the English"
-    )
+    source_zh: str | None = Field(None, description="the same for Chinese pages and reports; without it, the English")
 
 
 class PhysicalFloor(SpecModel):

@@ -29,7 +29,7 @@ def catalog(cache: Path) -> Catalog:
     return Catalog(root)
 
 
-@pytest.mark.parametrize("case", ["Equal", "Resumed", "Refused", "Alone", "RandomWeights"])
+@pytest.mark.parametrize("case", ["Equal", "Resumed", "Precision", "Refused", "Alone", "RandomWeights"])
 def test_the_programs_by_several_processes_after_a_kill_and_with_bad_input(catalog: Catalog, case: str) -> None:
     """The unittest cases of tests/in_image/test_identity.py, by the image's own Python."""
     userns = ["--userns"] if os.geteuid() == 0 else []

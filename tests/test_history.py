@@ -12,19 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from judge_support import EXPECTED, gpu_result, make_run, small_project
 from postgres_fixture import postgres_server, server_programs
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from tiny_project import harness, make_tiny_project
 
 from harness.errors import UserError
+from harness.history import migration
 from harness.history.database import HistoryError, open_engine, writing
 from harness.history.effect import effect
+from harness.history.judging import judge_all
+from harness.history.recording import record_verdicts
 from harness.history.schema import METADATA, NEWEST_REVISION
 from harness.history.selection import selection
 from harness.history.store import History, SeriesKey, series_of
 from harness.judge.verdict import Check, RunFacts, Verdict
+from harness.run.evidence import gather_evidence
+from harness.tutorial import load_tutorial
 
 NO_POSTGRES = "no PostgreSQL server programs: scripts/install-packages test; `make test` installs them"
 DAY = 86_400.0
@@ -95,12 +103,33 @@ def test_a_baseline_holds_like_against_like_and_no_failures(url: str) -> None:
         verdict(12, 1, device_count=2),
         verdict(13, 1, preset="full"),
         verdict(14, 1, gpu_shared=True),
+        verdict(15, 1, model_source="random"),
+        verdict(16, 1, model_source="tiny-random"),
     ]
     history.record(others)
     values = [point.value for point in history.baseline(key(), before=NOON + 100 * DAY)]
     assert values == [1000, 1001, 1002, 1003, 1004, 1005]
     assert [point.value for point in history.baseline(key(), before=NOON + 2 * DAY)] == [1000, 1001]
     assert history.baseline(key(), before=NOON + 100 * DAY, window=2)[0].value == 1004
+
+
+def test_an_accepted_run_with_random_weights_says_nothing_of_the_real_model(url: str) -> None:
+    history = History.open(url)
+    sources = ("random", "site", "tiny-random")
+    for first, source in enumerate(sources):
+        history.record([verdict(10 * number + first, 1000 * first + number, model_source=source) for number in (1, 2)])
+    reference = history.accept("run-20", "measured without the model", by="admin")
+    assert reference.key.model_source == "random"
+    found = {}
+    for source in sources:
+        series = series_of(verdict(0, 1, model_source=source))
+        assert series is not None
+        found[source] = [point.value for point in history.baseline(series[0], before=NOON + 99 * DAY)]
+        assert history.reference(series[0]) == (reference if source == "random" else None)
+    assert found == {"random": [2], "site": [1001, 1002], "tiny-random": [2001, 2002]}
+    endless = verdict(40, 1, model_source="x" * 1000)  # what a program says is cut, not refused by the server
+    history.record([endless])
+    assert history.newest()[-1].key == (series_of(endless) or [None])[0]
 
 
 def test_a_run_judged_again_is_replaced_not_counted_twice(url: str) -> None:
@@ -132,6 +161,29 @@ def test_migrations_make_exactly_the_tables_that_the_code_uses(url: str) -> None
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
+def test_what_was_recorded_before_the_models_source_was_kept_stays_readable(url: str) -> None:
+    """A history of the first schema, with a reference: brought up to date when it is opened, nothing lost."""
+    history = History.open(url)
+    history.record([verdict(number, 1000 + number) for number in range(4)])
+    old = history.accept("run-2", "before", by="admin")
+    config = Config()
+    config.set_main_option("script_location", str(Path(migration.__file__).parent / "migrations"))
+    with writing(history.engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    with history.engine.connect() as connection:
+        tables = [inspect(connection).get_columns(table) for table in ("runs", "accepted")]
+    columns = {column["name"] for table in tables for column in table}
+    assert "model_source" not in columns and {"run_id", "why"} <= columns
+    history.engine.dispose()
+
+    again = History.open(url)
+    assert [point.value for point in again.newest()] == [1000, 1001, 1002, 1003]
+    assert again.reference(key()) == old
+    again.record([verdict(9, 5000, model_source="site")])
+    assert [point.value for point in again.baseline(key(), before=NOON + 99 * DAY)] == [1002, 1003]
+
+
 def test_a_schema_from_the_future_is_refused(url: str) -> None:
     engine = open_engine(url)
     with writing(engine) as connection:
@@ -141,7 +193,7 @@ def test_a_schema_from_the_future_is_refused(url: str) -> None:
             open_engine(url)
     finally:
         with writing(engine) as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+            connection.execute(text(f"UPDATE alembic_version SET version_num = '{NEWEST_REVISION}'"))
 
 
 RECORDER = """
@@ -156,8 +208,8 @@ for number in range(20):
 
 
 def test_many_processes_may_open_a_new_history_and_record_the_same_runs(url: str) -> None:
-    command = [sys.executable, "-c", RECORDER, str(Path(__file__).parent), url]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    words = [sys.executable, "-c", RECORDER, str(Path(__file__).parent), url]
+    processes = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
     assert len(History.open(url).baseline(key(), before=NOON + 99 * DAY)) == 20
@@ -225,6 +277,44 @@ def test_the_history_is_collected_from_the_run_folders_and_shown(measured: Path)
     assert "recorded 11 verdicts" in shown.stdout
     assert "10 (+1 failed)" in shown.stdout
     assert "1 x NVIDIA H200" in shown.stdout
+
+
+def test_the_history_has_a_line_for_each_source_of_the_model(measured: Path) -> None:
+    for number, source in ((30, "random"), (31, "site"), (32, "site")):
+        save(measured, verdict(number, 10.0 * number, model_source=source))
+    shown = harness(measured, "history", "--collect")
+    rows = [line.split() for line in shown.stdout.splitlines() if line.startswith("xscow-2.")]
+    assert [(row[1], row[6]) for row in rows] == [("-", "10"), ("random", "1"), ("site", "2")], shown.stdout
+    done = harness(measured, "compare", "run-30", "run-31")
+    assert done.returncode == 2
+    assert "source of the model" in done.stderr
+    assert harness(measured, "accept", "run-30", "--why", "no model here").stdout.count("random") == 1
+
+
+def test_a_run_is_held_against_runs_with_the_same_weights_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the result that the program wrote to the verdict: five runs of the real model, then two that are slower."""
+    monkeypatch.setenv("HARNESS_HISTORY", f"sqlite:///{tmp_path}/history.sqlite")
+    project = small_project(tmp_path / "project")
+    tutorial = load_tutorial(project, "2")
+    said = {}
+    sources = {**dict.fromkeys(map(str, range(6)), "site"), "slow": "site", "random": "random"}
+    for number, (name, source) in enumerate(sources.items()):
+        data = gpu_result()
+        rate = 41_700.0 if source == "site" and name != "slow" else 20_000.0
+        step = data["steps"]["train"]
+        step["metrics"]["train_throughput"] = {"value": rate, "unit": "images/s", "samples": [rate] * 6}
+        step["outputs"]["model_source"] = source
+        step["started_at"], step["ended_at"] = NOON + number, NOON + number + 0.5
+        data["run_id"] = name
+        evidence = gather_evidence(make_run(tmp_path / name, data))
+        (judged,), problems = judge_all(project, [(evidence, tutorial, EXPECTED)])
+        assert problems == []
+        assert record_verdicts(project, [judged]) == []
+        check = judged.check("throughput", "train", "train_throughput.history")
+        assert check is not None
+        said[name] = (judged.run.model_source, check.status, check.message)
+    assert said["slow"][:2] == ("site", "warn"), said
+    assert said["random"][0] == "random" and "0 earlier runs" in said["random"][2], said
 
 
 def test_compare_shows_the_effect_its_confidence_and_fails_where_asked(measured: Path) -> None:

@@ -177,6 +177,21 @@ def test_the_physical_floor_follows_the_gpu(tmp_path: Path) -> None:
     check(judged(tutorial, tmp_path / "d", 63_000, device=h100), status="fail")
 
 
+@pytest.mark.parametrize("physical", [False, True])
+def test_where_a_floor_comes_from_is_said_in_the_readers_language(tmp_path: Path, physical: bool) -> None:
+    """In English in both where nobody wrote the Chinese."""
+    plain, written = 'source = "a V100"', 'source = "a V100"\nsource_zh = "一块 V100"'
+    shared = MFU.replace("'measured elsewhere'", "'a V100', source_zh = '一块 V100'")
+    tutorial = tutorial_with(tmp_path / "both", *([shared] if physical else []), replace=(plain, written))
+    found = check(judged(tutorial, tmp_path / "a", 10), status="fail")
+    assert "a V100" in found.message and "一块 V100" not in found.message
+    assert "一块 V100" in found.message_zh and "a V100" not in found.message_zh
+    alone = tutorial_with(tmp_path / "alone", *([MFU] if physical else []))
+    found = check(judged(alone, tmp_path / "b", 10), status="fail")
+    source = "measured elsewhere" if physical else "a V100"
+    assert source in found.message and source in found.message_zh
+
+
 def test_without_a_roof_the_stated_floor_rules(tmp_path: Path) -> None:
     tutorial = tutorial_with(tmp_path, MFU)
     assert check(judged(tutorial, tmp_path / "a", 6_000, device=Z9000), status="pass").floor == 5_000

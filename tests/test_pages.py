@@ -38,6 +38,7 @@ def test_a_page_names_what_is_there(tutorial_id: str) -> None:
         for expectation in tutorial.expected("full"):
             assert f"`{expectation.name}`" in page
         assert (tutorial.title.en if language == "en" else tutorial.title.zh) in page
+    assert "依据：" in page and "依据（英文）" not in page, "where a floor comes from is said in Chinese too"
 
 
 def test_a_page_says_steps_conditions_floors_and_their_sources() -> None:
@@ -49,7 +50,8 @@ def test_a_page_says_steps_conditions_floors_and_their_sources() -> None:
     assert "时）（当" not in chinese
     for page in (english, chinese):
         assert "47 s" in page and "150 tokens/s" in page and "3 %" in page
-        assert page.count("not measured yet: an estimate. Records are some 80 tokens") == 1
+    assert english.count("not measured yet: an estimate. Records are some 80 tokens") == 1
+    assert chinese.count("尚未实测，为估计值。记录约 80 个词元") == 1
     assert "## Presets" in english and "## 预设" in chinese
     for language in LANGUAGES:
         page = render_page(served, language)

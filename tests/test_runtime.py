@@ -26,6 +26,7 @@ from harness.runtime import (
     ProgramArguments,
     ProgramError,
     StepRun,
+    Team,
     Throughput,
     choose_device,
     environment,
@@ -340,6 +341,18 @@ def test_throughput_drops_the_warm_up_and_waits_at_the_edges_only() -> None:
     assert not meter.is_steady()
 
 
+def test_throughput_leaves_out_what_a_window_pauses_for() -> None:
+    """A checkpoint written inside the first of two windows: 90 of its 100 seconds."""
+    ticks = iter([0, 5, 95, 100, 200, 210])
+    meter = Throughput(warm_up=0, clock=lambda: float(next(ticks)))
+    with meter.window(units=20), meter.pause():
+        pass
+    with meter.window(units=20):
+        pass
+    assert meter.samples == [2, 2]
+    assert meter.measured_seconds == 20
+
+
 def test_throughput_steadiness_needs_agreeing_windows() -> None:
     ticks = iter([0, 1, 2, 3, 4, 5.05, 6, 7])
     meter = Throughput(warm_up=1, clock=lambda: float(next(ticks)))
@@ -358,6 +371,15 @@ def test_throughput_without_a_measured_window_is_an_error() -> None:
         _ = meter.median
     with pytest.raises(ValueError, match="cannot be timed"), meter.window(units=0):
         pass
+
+
+# -- team -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_team_says_a_thing_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for rank in (2, 0, 1):
+        Team(None, rank, 3, None, ()).say("epoch 1")
+    assert capsys.readouterr().out == "epoch 1\n"
 
 
 # -- device ---------------------------------------------------------------------------------------------------------

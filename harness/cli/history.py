@@ -41,7 +41,7 @@ def history(
     ] = False,
     site: SiteOption = DEFAULT_SITE,
 ) -> None:
-    """Show the throughput measured so far, a line per tutorial, preset, GPU model and count.
+    """Show the throughput measured so far, a line per tutorial, preset, source of the model, GPU model and count.
 
     Kept in runs/.history.sqlite, in the site's storage.history, or where HARNESS_HISTORY says: any database URL.
 
@@ -54,12 +54,15 @@ def history(
     chosen = load_tutorial(project, tutorial).id if tutorial else None
     series = _by_series(store.newest(chosen, last))
     references = {reference.key: reference for reference in store.references()}
-    table = Table("tutorial", "device", "runs", "median", "newest", "reference", "last", box=None, pad_edge=False)
+    table = Table(
+        "tutorial", "model", "device", "runs", "median", "newest", "reference", "last", box=None, pad_edge=False
+    )
     for key, points in series.items():
         values = sorted(point.value for point in points if point.overall != "fail")
         reference = references.get(key)
         table.add_row(
             f"{key.tutorial}.{key.variant}.{key.preset}",
+            key.model_source or "-",
             f"{key.device_count} x {key.device}",
             f"{len(values)}" + (f" (+{len(points) - len(values)} failed)" if len(values) < len(points) else ""),
             f"{shown(values[len(values) // 2])} {key.unit}" if values else "-",
@@ -84,8 +87,9 @@ def compare(
 ) -> None:
     """Compare the throughput of two groups of runs: the ratio B/A, with its confidence interval.
 
-    Only like is compared with like: same tutorial, variant, preset, metric, GPU model and count. Runs that failed are
-    left out. One run against one: there is no interval, for nothing says how much runs differ by themselves.
+    Only like is compared with like: same tutorial, variant, preset, source of the model, metric, GPU model and count.
+    Runs that failed are left out. One run against one: there is no interval, for nothing says how much runs differ by
+    themselves.
 
     Examples: harness compare date:2026-11-01..2026-11-07 date:2026-11-08..; harness compare image:3f2a image:9c01;
     harness compare site:a site:b --fail-below 0.95
@@ -100,10 +104,10 @@ def compare(
     common = [key for key in groups[0] if key in groups[1]]
     if not common:
         raise UserError(
-            "the two groups share no tutorial, variant, preset, metric, GPU model and count",
+            "the two groups share no tutorial, variant, preset, source of the model, metric, GPU model and count",
             fix="harness history shows what there is",
         )
-    table = Table("tutorial", "device", "A", "B", "B/A", "confidence", "in words", box=None, pad_edge=False)
+    table = Table("tutorial", "model", "device", "A", "B", "B/A", "confidence", "in words", box=None, pad_edge=False)
     broken = False
     for key in common:
         values = [[point.value for point in group[key]] for group in groups]
@@ -111,6 +115,7 @@ def compare(
         broken |= fail_below is not None and (found.high if found.high is not None else found.ratio) < fail_below
         table.add_row(
             f"{key.tutorial}.{key.variant}.{key.preset}",
+            key.model_source or "-",
             f"{key.device_count} x {key.device}",
             *(f"{shown(sorted(group)[len(group) // 2])} {key.unit} ({len(group)})" for group in values),
             f"{found.ratio:.3f}",
@@ -138,8 +143,9 @@ def accept(
     """
     reference = _open(Project.find(), site).accept(run.rstrip("/").rpartition("/")[2], why)
     key = reference.key
+    model = f", model {key.model_source}," if key.model_source else ""
     typer.echo(
-        f"{key.tutorial}.{key.variant}.{key.preset} on {key.device_count} x {key.device}: "
+        f"{key.tutorial}.{key.variant}.{key.preset}{model} on {key.device_count} x {key.device}: "
         f"{shown(reference.value)} {key.unit}, accepted by {reference.accepted_by}: {reference.why}"
     )
 

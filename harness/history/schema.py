@@ -7,7 +7,10 @@ from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaD
 METADATA = MetaData()
 
 # The last of migrations/versions/ (a test compares).
-NEWEST_REVISION = "0001"
+NEWEST_REVISION = "0002"
+
+# A program may say what it likes; a server refuses what is longer than its column.
+MODEL_SOURCE_LENGTH = 100
 
 RUNS = Table(
     "runs",
@@ -30,6 +33,7 @@ RUNS = Table(
     Column("overall", String(10), nullable=False),
     Column("judged_at", Float, nullable=False),
     Column("judged_by", String(100), nullable=False),
+    Column("model_source", String(MODEL_SOURCE_LENGTH), nullable=False, server_default=""),  # "": no model, or unknown
     Index("runs_by_tutorial", "tutorial", "variant", "preset", "ended_at"),
 )
 
@@ -64,4 +68,5 @@ ACCEPTED = Table(
     Column("accepted_at", Float, nullable=False),
     Column("accepted_by", String(100), nullable=False),
     Column("why", Text, nullable=False),
+    Column("model_source", String(MODEL_SOURCE_LENGTH), nullable=False, server_default=""),
 )

@@ -7,7 +7,7 @@ import json
 import time
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Row, and_, delete, insert, select
@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from harness.errors import UserError
 from harness.history.database import explained, open_engine, writing
-from harness.history.schema import ACCEPTED, MEASUREMENTS, RUNS
+from harness.history.schema import ACCEPTED, MEASUREMENTS, MODEL_SOURCE_LENGTH, RUNS
 from harness.judge.verdict import Check, RunFacts, Verdict
 
 # More earlier runs say little more, and hardware that aged long ago is no reference.
@@ -27,9 +27,11 @@ _IDS_PER_STATEMENT = 500
 
 @dataclass(frozen=True)
 class SeriesKey:
-    """What makes two measurements comparable: the same work, metric, unit, GPU model and count.
+    """What makes two measurements comparable: the same work, weights, metric, unit, GPU model and count.
 
     ``variant``: the stack's, ``cpu-conda`` for a run without an image: other libraries of other builds.
+    ``model_source``: as the measured step says: the site's model, random weights of its size, a tiny stand-in; empty
+    where there is no model, and in runs that were recorded before this was kept.
     """
 
     tutorial: str
@@ -40,6 +42,7 @@ class SeriesKey:
     unit: str
     device: str
     device_count: int
+    model_source: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,15 @@ def series_of(verdict: Verdict) -> tuple[SeriesKey, Check] | None:
     if run.variant is None or run.preset is None or run.device is None or run.device_count is None:
         return None
     key = SeriesKey(
-        run.tutorial, _variant(run) or "", run.preset, check.step, check.name, check.unit, run.device, run.device_count
+        run.tutorial,
+        _variant(run) or "",
+        run.preset,
+        check.step,
+        check.name,
+        check.unit,
+        run.device,
+        run.device_count,
+        _model_source(run),
     )
     return key, check
 
@@ -117,10 +128,8 @@ class History:
         for verdict in last.values():
             facts = verdict.run.model_dump()
             row = {column.name: facts.get(column.name) for column in RUNS.columns}
-            runs.append(
-                row
-                | {"variant": _variant(verdict.run), "overall": verdict.overall, "judged_at": now, "judged_by": user}
-            )
+            kept = {"variant": _variant(verdict.run), "model_source": _model_source(verdict.run)}
+            runs.append({**row, **kept, "overall": verdict.overall, "judged_at": now, "judged_by": user})
             found = series_of(verdict)
             if found is not None:
                 measurements.append(_measurement(verdict, *found))
@@ -197,9 +206,9 @@ class History:
         if point.overall == "fail":
             raise UserError(f"run '{run_id}' failed", fix="accept one that passed, or mend what failed")
         reference = Reference(point.key, run_id, point.value, time.time(), by or getpass.getuser(), why.strip())
-        fields = asdict(reference)
+        columns = asdict(reference)
         with explained(self.engine), writing(self.engine) as connection:
-            connection.execute(insert(ACCEPTED).values({**fields.pop("key"), **fields}))
+            connection.execute(insert(ACCEPTED).values({**columns.pop("key"), **columns}))
         return reference
 
     def reference(self, key: SeriesKey) -> Reference | None:
@@ -243,6 +252,10 @@ def _variant(run: RunFacts) -> str | None:
     return f"{run.variant}-conda" if run.variant and run.environment == "conda" else run.variant
 
 
+def _model_source(run: RunFacts) -> str:
+    return (run.model_source or "")[:MODEL_SOURCE_LENGTH]
+
+
 def _is(key: SeriesKey) -> ColumnElement[bool]:
     conditions: list[ColumnElement[bool]] = []
     for name, value in asdict(key).items():
@@ -252,7 +265,7 @@ def _is(key: SeriesKey) -> ColumnElement[bool]:
 
 
 def _key(row: Row[Any]) -> SeriesKey:
-    return SeriesKey(row.tutorial, row.variant, row.preset, row.step, row.name, row.unit, row.device, row.device_count)
+    return SeriesKey(**{field.name: getattr(row, field.name) for field in fields(SeriesKey)})
 
 
 def _point(row: Row[Any]) -> Point:

@@ -86,6 +86,8 @@ def run_facts(evidence: Evidence, tutorial: Tutorial) -> RunFacts:
     result = evidence.result
     device = _device(evidence, tutorial)
     steps = list(result.steps.values()) if result else []
+    measured = result.steps.get(tutorial.throughput.step) if result else None
+    source = measured.outputs.get("model_source") if measured else None
     return RunFacts(
         run_id=evidence.paths.run_id,
         tutorial=tutorial.id,
@@ -104,6 +106,7 @@ def run_facts(evidence: Evidence, tutorial: Tutorial) -> RunFacts:
         image_sha256=(result.image.sha256 if result else None) or evidence.fact("image_sha256"),
         definition_sha256=result.image.definition_sha256 if result else None,
         git_revision=(result.git_revision if result else None) or evidence.fact("git_revision"),
+        model_source=source if isinstance(source, str) else None,
         started_at=_finite_or_none(min((step.started_at for step in steps), default=None)),
         ended_at=_finite_or_none(max((step.ended_at for step in steps), default=None)),
         rerun_of=evidence.fact("rerun_of"),

@@ -9,7 +9,7 @@ from harness.gpu import bandwidth_of, gpu_limits, tflops_of
 from harness.judge.said import Said, same, say
 from harness.roof import MeasuredRoof, roof_for
 from harness.run.result import Device
-from harness.tutorial import Throughput
+from harness.tutorial import Floor, PhysicalFloor, Throughput
 
 # A roof no CPU core reaches, so that only broken timing can exceed it: two AVX-512 fused multiply-adds a cycle
 # (2 units x 16 fp32 lanes x 2 operations) at 6 GHz, above every shipped turbo clock.
@@ -114,7 +114,7 @@ class Bounds:
 
     fail: float
     warn: float | None
-    source: str
+    source: Said
 
 
 def lowest_rate(spec: Throughput, variant: str | None, roof: Roof | None) -> Bounds | None:
@@ -123,7 +123,7 @@ def lowest_rate(spec: Throughput, variant: str | None, roof: Roof | None) -> Bou
     if physical is not None:
         return physical
     floor = spec.floors.get("cuda" if variant == "cuda" else "cpu")
-    return None if floor is None else Bounds(floor.fail, floor.warn, floor.source)
+    return None if floor is None else Bounds(floor.fail, floor.warn, _source(floor))
 
 
 def physical_floor(spec: Throughput, roof: Roof | None) -> Bounds | None:
@@ -149,7 +149,27 @@ def physical_floor(spec: Throughput, roof: Roof | None) -> Bounds | None:
     fail = rate(physical.fail)
     if fail is None:
         return None
-    noun = {"mfu": "MFU", "mbu": "MBU", "bytes_per_unit": "GB per unit", "ms_per_layer": "ms per layer"}[physical.kind]
     sign = "≥" if physical.higher_is_better else "≤"
     warn = rate(physical.warn) if physical.warn is not None else None
-    return Bounds(fail, warn, f"{noun} {sign} {physical.fail:g}: {physical.source}")
+    source = say(
+        "{noun} {sign} {share}: {source}",
+        "{noun} {sign} {share}：{source}",
+        noun=_NOUNS[physical.kind],
+        sign=sign,
+        share=f"{physical.fail:g}",
+        source=_source(physical),
+    )
+    return Bounds(fail, warn, source)
+
+
+_NOUNS = {
+    "mfu": same("MFU"),
+    "mbu": same("MBU"),
+    "bytes_per_unit": say("GB per unit", "每单位 GB 数"),
+    "ms_per_layer": say("ms per layer", "每层毫秒数"),
+}
+
+
+def _source(floor: Floor | PhysicalFloor) -> Said:
+    """Where a floor comes from; in English for both where nobody wrote the Chinese."""
+    return Said(floor.source, floor.source_zh or floor.source)

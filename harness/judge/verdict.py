@@ -112,6 +112,7 @@ class RunFacts(_Record):
 
     ``rerun_of``: the run whose throughput this one was made to decide.
     ``environment``: what it ran in, an image or a conda environment.
+    ``model_source``: the weights that the measured step computed with, in its own words (``site``, ``random``, ...).
     """
 
     run_id: str
@@ -131,6 +132,7 @@ class RunFacts(_Record):
     image_sha256: str | None = None
     definition_sha256: str | None = None
     git_revision: str | None = None
+    model_source: str | None = None
     started_at: float | None = None
     ended_at: float | None = None
     rerun_of: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,20 @@ class Checkpoint(NamedTuple):
 
     epoch: int
     state: dict[str, Any]
+
+
+def refuse_other_parameters(path: Path, made_with: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on from ``path`` with other values than it was made with: the result would be neither's.
+
+    Raises:
+        ProgramError: names the first parameter that differs.
+    """
+    name = next((name for name in {**now, **made_with} if made_with.get(name) != now.get(name)), None)
+    if name is not None:
+        raise ProgramError(
+            f"{path} was made with {name} {made_with.get(name)}, this run has {now.get(name)}; "
+            "give this run another RUN_ID, or remove the folder"
+        )
 
 
 class Checkpoints:
@@ -80,13 +95,6 @@ class Checkpoints:
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                     print(f"warning: {path} is damaged and not used: {reason}", file=sys.stderr)  # noqa: T201
                 continue
-            if parameters != self._parameters:
-                name = next(
-                    k for k in {**self._parameters, **parameters} if parameters.get(k) != self._parameters.get(k)
-                )
-                raise ProgramError(
-                    f"{path} was made with {name} {parameters.get(name)}, this run has {self._parameters.get(name)}; "
-                    "give this run another RUN_ID, or remove the folder"
-                )
+            refuse_other_parameters(path, parameters, self._parameters)
             return Checkpoint(epoch, state)
         return None

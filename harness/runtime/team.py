@@ -54,6 +54,11 @@ class Team:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        """Print it at once, for all: rank 0 does."""
+        if self.is_first:
+            print(text, flush=True)  # noqa: T201 - for the person who reads the job's log
+
     def part(self, count: int) -> slice:
         """This rank's share of ``count`` rows; shares differ by one row at most, together they are all rows."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)

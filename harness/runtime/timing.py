@@ -49,6 +49,7 @@ class Throughput:
         self._synchronize = synchronize
         self._clock = clock
         self._windows: list[Window] = []
+        self._paused = 0.0  # seconds of the window that is open
 
     @contextmanager
     def window(self, units: float) -> Iterator[None]:
@@ -56,13 +57,23 @@ class Throughput:
         if not units > 0:
             raise ValueError(f"a window of {units} units cannot be timed")
         self._synchronize()
+        self._paused = 0.0
         start = self._clock()
         yield
         self._synchronize()
-        seconds = self._clock() - start
+        seconds = self._clock() - start - self._paused
         if seconds <= 0:
             raise ValueError(f"a window took {seconds} s by the clock: too short to be timed, put more work into it")
         self._windows.append(Window(units, seconds))
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the body's time out of the window around it: it does none of the work, it writes a checkpoint, say."""
+        self._synchronize()
+        start = self._clock()
+        yield
+        self._synchronize()
+        self._paused += self._clock() - start
 
     @property
     def measured(self) -> list[Window]:

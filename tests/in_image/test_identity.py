@@ -148,7 +148,61 @@ class Resumed(IdentityCase):
         again = {"HARNESS_RUN_ROOT": str(run), "HARNESS_ATTEMPT": "1"}
         outputs = self.finish(self.start(second, 1, "--save-steps", "2", **again), second)
         self.assertGreater(outputs["resumed_after_step"], 0)
-        self.assertEqual({path: path.stat().st_mtime_ns for path in (run / "adapter").rglob("*")}, before)
+        after = {path: path.stat().st_mtime_ns for path in (run / "adapter").rglob("*")}
+        self.assertEqual({path.name for path in {**before, **after} if before.get(path) != after.get(path)}, set())
+
+    def test_without_being_told_to_it_writes_checkpoints_goes_on_and_leaves_one_of_them(self) -> None:
+        run = self.folder / "requeued-by-default"
+        process = self.start(run, 1, "--epochs", "6")
+        while not list((run / "adapter").glob("checkpoint-*/trainer_state.json")):
+            self.assertIsNone(process.poll(), "the training ended, or was to end, without a checkpoint")
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        second = run / "attempt-1"
+        again = {"HARNESS_RUN_ROOT": str(run), "HARNESS_ATTEMPT": "1"}
+        outputs = self.finish(self.start(second, 1, "--epochs", "6", **again), second)
+        self.assertIn(outputs["resumed_after_step"], (6, 12))
+        self.assertEqual(outputs["steps"], 18)
+        step = json.loads((second / "result.json").read_text())["steps"]["finetune"]
+        self.assertGreater(step["phases"]["checkpoint"], 0)
+        left = sorted(path.name for path in (second / "adapter").glob("checkpoint-*"))
+        self.assertEqual(left, ["checkpoint-18"], "the last one is enough, and what a later attempt needs")
+        self.assertTrue((second / "adapter/adapter_model.safetensors").exists())
+
+        third = run / "attempt-2"
+        later = {"HARNESS_RUN_ROOT": str(run), "HARNESS_ATTEMPT": "2"}
+        outputs = self.finish(self.start(third, 1, "--epochs", "6", **later), third)
+        self.assertEqual(outputs["resumed_after_step"], 18, "it was stopped while merging, and trained again")
+        other = self.start(run / "attempt-3", 1, "--lr", "1e-4", HARNESS_RUN_ROOT=str(run), HARNESS_ATTEMPT="3")
+        _, stderr = other.communicate(timeout=900)
+        self.assertEqual(other.returncode, 2, stderr[-4000:])
+        self.assertIn("was made with lr 0.001, this run has 0.0001", stderr)
+
+
+class Precision(IdentityCase):
+    def test_a_tiny_model_is_trained_in_single_precision_on_a_gpu_too(self) -> None:
+        """Its losses and answers are judged as on a CPU; 16 bits are for the real model. No GPU is needed to see it."""
+        with mock.patch.object(sys, "path", [str(PROGRAMS), *sys.path]):
+            import board_train
+            import finetune
+            import torch
+            from model import Model
+
+            from harness.runtime import Team
+        device = torch.device("cuda", 0)
+        parsed = mock.MagicMock(epochs=1, lora_rank=8, val_size=0, model="M")
+        team = Team(torch, 0, 1, device, ())
+        said = {}
+        with mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)):
+            for source in ("tiny-random", "random", "site"):
+                model = Model(source, self.folder / "model")
+                plan = finetune.settings(parsed, model, "d", self.folder, team)
+                with mock.patch("json.dumps", return_value=""):
+                    page = board_train.page_values(parsed, model, "d", self.folder, device)
+                said[source] = (plan["bf16"], plan["fp16"], page["train.compute_type"])
+        single, half = (False, False, "fp32"), (True, False, "bf16")
+        self.assertEqual(said, {"tiny-random": single, "random": half, "site": half})
 
 
 class Alone(IdentityCase):

@@ -113,8 +113,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
     run.output("data_source", data.source)
     run.output("n_train", len(data.train_labels))
     run.output("n_test", len(data.test_labels))
-    if team.is_first:
-        print(f"{data.source}: {len(data.train_labels)} training images, {team.size} process(es)", flush=True)
+    team.say(f"{data.source}: {len(data.train_labels)} training images, {team.size} process(es)")
 
     optimizer = torch.optim.SGD(
         network.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
@@ -149,11 +148,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
         with run.phase("checkpoint"):
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoints.save(epoch, **state, scaler=scaler.state_dict(), curves=curves)
-        if team.is_first:
-            print(
-                f"epoch {epoch:2d}: loss {curves['train_loss'][-1]:.4f}, test accuracy {100 * accuracy:.2f} %",
-                flush=True,
-            )
+        team.say(f"epoch {epoch:2d}: loss {curves['train_loss'][-1]:.4f}, test accuracy {100 * accuracy:.2f} %")
     # Too little may be left to measure: the first epoch after a start is warm-up.
     run.throughput("train_throughput", meter, unit="images/s", resumed_after=done, left=args.epochs - done)
     report(run, curves, checkpoints, team, data.source)

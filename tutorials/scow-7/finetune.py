@@ -4,17 +4,7 @@ Sentences are made into tokens once, before training; batches hold pairs of simi
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import (
-    ModelError,
-    ProgramArguments,
-    StepRun,
-    Throughput,
-    check_model,
-    choose_device,
-    choose_speed,
-    model_folder,
-    run_program,
-)
+from harness.runtime import ProgramArguments, StepRun, Throughput, choose_device, choose_speed, run_program
 
 # isort: split
 import argparse
@@ -26,60 +16,9 @@ from typing import Any
 
 import torch
 import transformers
+from bert import load_model
 from pairs import Pair, load_pairs
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-    get_linear_schedule_with_warmup,
-)
-
-FOLDERS = ["google-bert/bert-base-uncased", "bert-base-uncased"]
-FILES = ["vocab.txt"]
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-# From nothing, a tiny BERT learns only without dropout and with weights that tell the words apart from the beginning.
-TINY_START = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
-
-
-def load_model(args: argparse.Namespace, pairs: list[Pair]) -> tuple[str, Any, Any]:
-    """What the model is, its tokenizer, and the model with a new head for two classes."""
-    if args.weights == "model":
-        folder = model_folder(FOLDERS)
-        if folder is None:
-            raise ModelError(f"{FOLDERS[0]} is not below the models root; fetch it, or use --weights tiny or random")
-        check_model(folder, ["bert"], FILES)
-        torch.manual_seed(args.seed)
-        model = BertForSequenceClassification.from_pretrained(folder, num_labels=2)
-        return "bert-base-uncased", AutoTokenizer.from_pretrained(folder), model
-    if args.weights not in ("tiny", "random"):
-        raise ModelError(f"--weights is '{args.weights}'; valid: model, random, tiny")
-    tokenizer = train_tokenizer([text for pair in pairs for text in pair[:2]])
-    sizes = (
-        {"vocab_size": len(tokenizer), **TINY, **TINY_START} if args.weights == "tiny" else {}
-    )  # the defaults are bert-base
-    torch.manual_seed(args.seed)
-    model = BertForSequenceClassification(BertConfig(num_labels=2, **sizes))
-    return "tiny-random" if args.weights == "tiny" else "random", tokenizer, model
-
-
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer of BERT's kind, made from the texts at hand."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=SPECIALS, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, mask_token="[MASK]", model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names,
-    )  # fmt: skip
+from transformers import get_linear_schedule_with_warmup
 
 
 class Batches:
@@ -133,7 +72,9 @@ def finetune(run: StepRun, args: argparse.Namespace) -> None:
     run.output("settings", speed.settings)
     with run.phase("load"):
         data_source, learned, held_out = load_pairs(args.written_pairs, args.seed)
-        model_source, tokenizer, model = load_model(args, learned)
+        model_source, tokenizer, model = load_model(
+            args.weights, args.seed, [text for pair in learned for text in pair[:2]]
+        )
         model.to(device)
         train, test = Batches(learned, tokenizer, args, device), Batches(held_out, tokenizer, args, device)
     run.output("data_source", data_source)

@@ -22,6 +22,7 @@ from dataset import register
 from factory import ADAPTER, DATA, common_parameters, precision, prepare
 from gradio_client import Client
 from llamafactory.extras.env import VERSION
+from model import Model
 
 BOARD, OUTPUT = "board", "through-the-board"
 START_BUTTON = "run_train"  # the function behind it
@@ -57,7 +58,9 @@ class Board:
         return list(job.outputs()[-1])
 
 
-def page_values(args: argparse.Namespace, model: Path, data: str, folder: Path, device: torch.device) -> dict[str, Any]:
+def page_values(
+    args: argparse.Namespace, model: Model, data: str, folder: Path, device: torch.device
+) -> dict[str, Any]:
     """What a person would enter, by the board's names; the rest as JSON in the field for it."""
     more = {
         "seed": args.seed,
@@ -70,7 +73,7 @@ def page_values(args: argparse.Namespace, model: Path, data: str, folder: Path, 
     return {
         "top.lang": "en",
         "top.model_name": args.model,
-        "top.model_path": str(model),
+        "top.model_path": str(model.folder),
         "top.finetuning_type": "lora",
         "top.template": args.template,
         "train.training_stage": "Supervised Fine-Tuning",
@@ -79,7 +82,7 @@ def page_values(args: argparse.Namespace, model: Path, data: str, folder: Path, 
         "train.learning_rate": str(args.lr),
         "train.num_train_epochs": str(float(args.epochs)),
         "train.max_samples": "100000",
-        "train.compute_type": COMPUTE_TYPES[precision(device)],
+        "train.compute_type": COMPUTE_TYPES[precision(device, model.source)],
         "train.cutoff_len": args.cutoff_len,
         "train.batch_size": args.batch_size,
         "train.gradient_accumulation_steps": args.accumulation,
@@ -110,7 +113,7 @@ def train(run: StepRun, args: argparse.Namespace, device: torch.device) -> None:
     variables = {"BOARD_TOKEN": token, "USE_CPU": "1"} if device.type == "cpu" else {"BOARD_TOKEN": token}
     with serving(command, run.folder / "board.log", variables=variables) as address, run.phase("train"):
         board = Board(address, token)
-        board.fill_in(page_values(args, model.folder, identity.name, run.folder, device))
+        board.fill_in(page_values(args, model, identity.name, run.folder, device))
         shown = board.train()
     saved = folder / "saves" / args.model / "lora" / OUTPUT
     if not (saved / "adapter_model.safetensors").is_file():

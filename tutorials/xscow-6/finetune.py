@@ -30,16 +30,20 @@ from llamafactory.extras.env import VERSION
 from llamafactory.hparams import get_train_args
 from llamafactory.train.callbacks import LogCallback
 from llamafactory.train.sft import run_sft
-from watch import EpochWatch, forget_unusable, of_all_ranks
+from model import Model
+from watch import EpochWatch, begin_or_go_on, keep_the_last, of_all_ranks
+
+# What may change between a training and its continuation: how long it lasts, and what is written beside it.
+MAY_DIFFER = ("epochs", "logging_steps", "save_steps", "report_to")
 
 
-def settings(args: argparse.Namespace, model: Path, data_name: str, run_folder: Path, team: Team) -> dict[str, Any]:
+def settings(args: argparse.Namespace, model: Model, data_name: str, run_folder: Path, team: Team) -> dict[str, Any]:
     """What LLaMA-Factory is to do, by its own names."""
-    dtype = precision(team.device)
+    dtype = precision(team.device, model.source)
     return {
         "stage": "sft",
         "do_train": True,
-        "model_name_or_path": str(model),
+        "model_name_or_path": str(model.folder),
         "template": args.template,
         "dataset": data_name,
         "dataset_dir": str(run_folder / DATA),
@@ -67,7 +71,7 @@ def settings(args: argparse.Namespace, model: Path, data_name: str, run_folder: 
         "logging_steps": args.logging_steps,
         "save_strategy": "steps" if args.save_steps else "no",
         "save_steps": args.save_steps or 500,
-        "save_total_limit": 2,
+        "save_total_limit": 2,  # the one before the last, should a kill cut the last one short
         "plot_loss": True,
         "disable_tqdm": True,
         "report_to": args.report_to,
@@ -82,15 +86,17 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
     with run.phase("load"):
         model, identity = prepare(run, args, team)
         adapter = run.folder / ADAPTER
-        plan = settings(args, model.folder, identity.name, run.folder, team)
+        plan = settings(args, model, identity.name, run.folder, team)
         if team.is_first:
             register(identity, run.folder / DATA)
-            forget_unusable(adapter)  # LLaMA-Factory goes on from the newest checkpoint it finds
+            made_with = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
+            sources = {"model_source": model.source, "data_source": identity.name, "processes": team.size}
+            begin_or_go_on(adapter, {**made_with, **sources})
             write_settings(run.output_file("train.yaml"), plan)
         team.wait()
     # Accelerate asks where rank 0 is although the ranks have met already; it does not use the answer.
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    watch = EpochWatch(team.device)
+    watch = EpochWatch(run, team.device)
     model_args, data_args, training_args, finetuning_args, generating_args = get_train_args(plan)
     if team.device.type == "cpu":
         # Accelerate numbers the CPUs of several processes (cpu:1); torch cannot load a checkpoint onto such a device.
@@ -114,6 +120,7 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
     run.output("train_loss", watch.losses)
     run.output("eval_loss", watch.eval_loss)
     if team.is_first:
+        keep_the_last(adapter)
         shutil.copy(adapter / "adapter_config.json", run.output_file("adapter_config.json"))
         shutil.copy(adapter / "training_loss.png", run.output_file("training_loss.png"))
         print(f"loss {watch.losses[0]:.3f} -> {watch.losses[-1]:.3f} in {watch.steps} steps of {team.size} process(es)")
@@ -135,7 +142,7 @@ def main() -> None:
     arguments.parameter("cutoff_len", 1024, "longest record, in tokens", minimum=16)
     arguments.parameter("val_size", 0.1, "share of the records kept for testing", minimum=0)
     arguments.parameter("logging_steps", 5, "steps per point of the loss curve", minimum=1)
-    arguments.parameter("save_steps", 0, "steps between checkpoints; 0: none", minimum=0)
+    arguments.parameter("save_steps", 6, "steps between checkpoints; 0: none", minimum=0)
     arguments.parameter("report_to", "none", "tensorboard: also write its logs")
     args = arguments.parse_args()
     with StepRun.from_environment("finetune", tutorial="xscow-6", parameters=vars(args), keeps=ADAPTER) as run:

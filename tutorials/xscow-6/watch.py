@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from harness.runtime import Team, Throughput
+from harness.runtime import StepRun, Team, Throughput
+from harness.runtime.checkpoint import refuse_other_parameters
+from harness.runtime.files import write_json
+
+PARAMETERS = "parameters.json"  # beside the checkpoints: what they were made with
 
 
 class EpochWatch(TrainerCallback):
     """Times each epoch, in tokens of the records of all processes (padding does not count).
+
+    Writing checkpoints is not training: a phase of its own, left out of the epoch's time.
 
     Attributes:
         meter: tokens per second; the first epoch after a start is warm-up, unless it is the last.
@@ -25,7 +32,8 @@ class EpochWatch(TrainerCallback):
         losses: one for each ``logging_steps``, likewise from the start.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, run: StepRun, device: torch.device) -> None:
+        self._run = run
         self._synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
         self.meter = Throughput(synchronize=self._synchronize)
         self.records = self.tokens = 0
@@ -33,7 +41,7 @@ class EpochWatch(TrainerCallback):
         self.resumed_after = 0
         self.losses: list[float] = []
         self.eval_loss: float | None = None
-        self._window = ExitStack()
+        self._window, self._saving = ExitStack(), ExitStack()
         self._steps_at_start: list[int] = []
 
     def on_train_begin(self, args: Any, state: Any, _control: Any, **kwargs: Any) -> None:
@@ -50,6 +58,14 @@ class EpochWatch(TrainerCallback):
         left = 1 - state.global_step % per_epoch / per_epoch  # of the epoch a checkpoint was written in
         self._steps_at_start.append(state.global_step)
         self._window.enter_context(self.meter.window(units=self.tokens * left))
+
+    def on_step_end(self, _args: Any, _state: Any, control: Any, **_kwargs: Any) -> None:
+        if control.should_save:  # the trainer's own callback, which decides this, comes before all others
+            self._saving.enter_context(self._run.phase("checkpoint"))
+            self._saving.enter_context(self.meter.pause())
+
+    def on_save(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+        self._saving.close()
 
     def on_epoch_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
         self._window.close()
@@ -74,16 +90,40 @@ def of_all_ranks(team: Team, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**member, **said} for member, said in zip(team.members, gathered, strict=True)]
 
 
-def forget_unusable(adapter: Path) -> None:
-    """Remove what a training must not go on from: a finished adapter, and checkpoints that a kill cut short.
+def begin_or_go_on(adapter: Path, parameters: Mapping[str, Any]) -> None:
+    """Leave in ``adapter`` what LLaMA-Factory may go on from: whole checkpoints of a training with these parameters.
 
-    The trainer writes ``trainer_state.json`` last: a checkpoint without it, or with half of it, is not whole.
+    It takes the newest checkpoint it finds. The trainer writes ``trainer_state.json`` last: a checkpoint without it, or
+    with half of it, was cut short by a kill. What an earlier end wrote beside them goes: the library would refuse it
+    where there is no checkpoint, and elsewhere write into files that may be an earlier attempt's as well.
+
+    Raises:
+        ProgramError: the checkpoints were made with other parameters.
     """
-    if (adapter / "adapter_model.safetensors").exists():
-        shutil.rmtree(adapter)
-    for folder in adapter.glob("checkpoint-*"):
+    for folder in checkpoints(adapter):
         try:
             json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             print(f"warning: {folder} was being written when the training was stopped; it is not used")
             shutil.rmtree(folder)
+    noted, usable = adapter / PARAMETERS, checkpoints(adapter)
+    if usable and noted.is_file():
+        refuse_other_parameters(adapter, json.loads(noted.read_text(encoding="utf-8")), parameters)
+    adapter.mkdir(parents=True, exist_ok=True)
+    for path in set(adapter.iterdir()) - set(usable):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    write_json(noted, dict(parameters))
+
+
+def checkpoints(adapter: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(adapter.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def keep_the_last(adapter: Path) -> None:
+    """Of a training that is done: its last checkpoint is enough where a later step of the run is stopped."""
+    for folder in checkpoints(adapter)[:-1]:
+        shutil.rmtree(folder)
