@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_support import gpu_result, make_run
 
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
 from harness.errors import SpecError, UserError
 from harness.job.render import render_job
+from harness.judge import judge_run
 from harness.project import PRESETS, Project
+from harness.run.evidence import gather_evidence
 from harness.site import load_site
 from harness.tutorial import NumberExpectation, bare_number, load_tutorial, resolve_id, tutorial_ids
 
@@ -303,6 +306,30 @@ def test_the_work_per_token_of_lora_is_that_of_the_models_shape(tutorial_id: str
     parameters = shape["num_hidden_layers"] * layer + hidden * shape["vocab_size"]
     assert tutorial.throughput.unit == "tokens/s"
     assert tutorial.throughput.flop_per_unit == pytest.approx(4 * parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("preset", "share", "status"),
+    [
+        ("smoke", 0.01, "pass"),
+        ("bench", 0.02, "pass"),
+        ("bench", 0.3, "fail"),
+        ("full", 0.1, "pass"),
+        ("full", 0.3, "warn"),
+        ("full", 0.8, "fail"),
+        ("full", None, "fail"),
+    ],
+)
+def test_imagenet_that_waits_for_its_loader_as_the_original_did_is_not_right(
+    tmp_path: Path, preset: str, share: float | None, status: str
+) -> None:
+    """The original: 0.37 s of 0.46 s per batch. A run that says nothing of it is judged as well."""
+    data = gpu_result(requested=2)
+    data.update(tutorial="xscow-3", preset=preset)
+    data["steps"]["train"]["outputs"] = {"data_source": "imagenet", "data_wait_share": share}
+    verdict = judge_run(gather_evidence(make_run(tmp_path / "run", data)), load_tutorial(PROJECT, "xscow-3"), None)
+    found = [check for check in verdict.checks if check.name == "data_wait_share"]
+    assert [(check.step, check.group, check.status) for check in found] == [("train", "output", status)]
 
 
 def test_a_preset_may_have_its_own_work_per_unit_and_floors() -> None:

@@ -187,6 +187,9 @@ class Resumed(RankCase):
                     self.assertEqual(step["not_measured"], {"train_throughput": said})
                     self.assertEqual(step["metrics"], {})
                     self.assertEqual(step["outputs"][curve], whole["outputs"][curve])
+                    if tutorial == "xscow-3":  # is judged: what the earlier starts measured counts
+                        self.assertEqual(len(step["outputs"]["data_wait_share_curve"]), 5)
+                        self.assertIn("data_wait_share", step["outputs"])
 
     def test_a_damaged_checkpoint_is_passed_over_and_one_of_another_network_refused(self) -> None:
         run = self.folder / "again"
@@ -264,7 +267,7 @@ class Refused(RankCase):
 
     def test_a_folder_of_images_is_used_resident_and_streamed_with_the_same_numbers(self) -> None:
         self.write_images()
-        curves = []
+        curves, waiting = [], []
         for resident in ("8", "0"):
             arguments = [*QUICK["xscow-3"], "--max-images", "66", "--workers", "0", "--resident-gb", resident]
             process, step = self.run_program("xscow-3", *arguments)
@@ -274,7 +277,30 @@ class Refused(RankCase):
             self.assertEqual(step["outputs"]["settings"]["data_resident"], resident == "8")
             self.assertEqual(step["outputs"]["reload_difference"], 0)
             curves.append(step["outputs"]["train_loss_curve"])
+            waiting.append(step["outputs"]["data_wait_share"])
+            self.assertEqual(len(step["outputs"]["data_wait_share_curve"]), 2)
         self.assertEqual(curves[0], curves[1])
+        self.assertLess(waiting[0], 0.1, "what is in memory is waited for")
+        self.assertGreater(waiting[1], 2 * waiting[0], "decoding between two steps is no wait")
+
+    def test_all_wait_for_the_process_that_waits_for_its_data(self) -> None:
+        """Rank 1 alone decodes slowly; what rank 0 writes must not say that data were always there."""
+        self.write_images()
+        slow = self.folder / "slow"
+        slow.mkdir()
+        (slow / "sitecustomize.py").write_text(
+            "import os, time\n"
+            "from PIL import Image\n"
+            "resize = Image.Image.resize\n"
+            "def late(*rest, **more):\n"
+            "    time.sleep(0.02 * (os.environ.get('RANK') == '1'))\n"
+            "    return resize(*rest, **more)\n"
+            "Image.Image.resize = late\n"
+        )
+        arguments = [*QUICK["xscow-3"], "--max-images", "66", "--workers", "0", "--resident-gb", "0"]
+        process, step = self.launch("xscow-3", 2, *arguments, PYTHONPATH=f"{ROOT}:{slow}")
+        self.assert_completed(process, step)
+        self.assertGreater(step["outputs"]["data_wait_share"], 0.5)
 
     def test_broken_folders_of_images(self) -> None:
         folder = self.write_images()

@@ -85,9 +85,7 @@ class Streamed:
         )  # fmt: skip
         for batch in loader:
             if isinstance(batch, DataError):
-                raise DataError(
-                    f"{batch} (of a large set, only {CHECKED} images are looked at before the training)"
-                )
+                raise DataError(f"{batch} (of a large set, only {CHECKED} images are looked at before the training)")
             images, labels = (part.to(self._device, non_blocking=True) for part in batch)
             yield images.permute(0, 3, 1, 2), labels
 

@@ -21,6 +21,7 @@ from harness.runtime import (
 # isort: split
 import argparse
 import os
+from statistics import median
 
 import matplotlib
 import torch
@@ -68,30 +69,29 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
 
     trainer = Trainer(args, data, team, speed)
     checkpoints = Checkpoints(torch, run.folder / CHECKPOINTS, vars(args), is_writer=team.is_first, keep=3)
-    curves: dict[str, list[float]] = {"train_loss": [], "top1": [], "top5": []}
+    curves: dict[str, list[float]] = {"train_loss": [], "top1": [], "top5": [], "data_wait_share": []}
     done = 0
     if (saved := checkpoints.newest()) is not None:
-        done, curves = saved.epoch, saved.state["curves"]
+        done = saved.epoch
+        curves |= saved.state["curves"]
         for name in ("network", "optimizer", "scaler"):
             getattr(trainer, name).load_state_dict(saved.state[name])
     run.output("resumed_after_epoch", done)
     team.wait()  # nobody writes a checkpoint while another still looks for the newest one
     for epoch in range(done + 1, args.epochs + 1):
-        loss = trainer.epoch(epoch)
+        loss, waiting = trainer.epoch(epoch)
         with run.phase("evaluate"):
             top1, top5 = trainer.evaluate(trainer.network)
-        for name, value in (("train_loss", loss), ("top1", top1), ("top5", top5)):
+        for name, value in zip(curves, (loss, top1, top5, waiting), strict=True):
             curves[name].append(value)
         with run.phase("checkpoint"):
             state = {name: getattr(trainer, name).state_dict() for name in ("network", "optimizer", "scaler")}
             checkpoints.save(epoch, **state, curves=curves)
         if team.is_first:
-            print(f"epoch {epoch:2d}: loss {loss:.4f}, top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %", flush=True)
+            right = f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %"
+            print(f"epoch {epoch:2d}: loss {loss:.4f}, {right}, {100 * waiting:.0f} % waiting for data", flush=True)
     # Too little may be left to measure: the first window after a start is warm-up.
     run.throughput("train_throughput", trainer.meter, unit="images/s", resumed_after=done, left=args.epochs - done)
-    if trainer.meter.measured:
-        spent = trainer.meter.warm_up_seconds + trainer.meter.measured_seconds
-        run.output("data_wait_share", trainer.waited / spent)
     report(run, trainer, checkpoints, curves)
 
 
@@ -109,6 +109,7 @@ def report(run: StepRun, trainer: Trainer, checkpoints: Checkpoints, curves: dic
     run.output("checkpoints", len(checkpoints.files()))
     for name, values in curves.items():
         run.output(f"{name}_curve", values)
+    run.output("data_wait_share", median(curves["data_wait_share"]))  # the first epoch is no measure
     run.output("top1", curves["top1"][-1])
     run.output("top5", curves["top5"][-1])
     if team.is_first:

@@ -18,7 +18,7 @@ WINDOW_STEPS = 100  # steps that are timed together: reading the clock makes the
 
 
 class Trainer:
-    """The network, its optimiser and how fast they go. ``waited``: seconds until the next batch was there."""
+    """The network, its optimiser and how fast they go."""
 
     def __init__(self, args: argparse.Namespace, data: Data, team: Team, speed: Speed) -> None:
         self.args, self.data, self.team, self.speed = args, data, team, speed
@@ -31,15 +31,15 @@ class Trainer:
         self.scaler = speed.scaler()
         synchronize = torch.cuda.synchronize if team.device.type == "cuda" else lambda: None
         self.meter = Throughput(warm_up=1, synchronize=synchronize)
-        self.waited = 0.0
 
     def new_network(self) -> nn.Module:
         network = ResNet50(self.data.classes, self.args.width)
         return network.to(self.team.device, memory_format=torch.channels_last)
 
-    def epoch(self, number: int) -> float:
-        """One pass over the training images; the mean loss over all of them."""
+    def epoch(self, number: int) -> tuple[float, float]:
+        """One pass over the training images: the mean loss, and the share of the time in which data were waited for."""
         args, team, batch = self.args, self.team, self.args.batch_size
+        began, waited = time.perf_counter(), 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = args.lr * args.lr_gamma ** ((number - 1) // args.lr_step)
         # on the CPU, from the epoch's own seed: the same for every number of processes, and after a restart
@@ -54,9 +54,9 @@ class Trainer:
             window = min(WINDOW_STEPS, len(steps) - first)
             with self.meter.window(units=window * batch):
                 for _ in range(window):
-                    began = time.perf_counter()
+                    asked = time.perf_counter()
                     images, labels = next(batches)
-                    self.waited += time.perf_counter() - began
+                    waited += time.perf_counter() - asked
                     images = random_crops(images, args.image_size, self.data.cutting, source, part, batch)
                     self.optimizer.zero_grad(set_to_none=True)
                     with self.speed.autocast():
@@ -66,8 +66,11 @@ class Trainer:
                     self.scaler.step(self.optimizer)
                     self.scaler.update()
                     total += loss.detach()
+        share = waited / (time.perf_counter() - began)
         team.agree(self.network)
-        return team.add(total.item())[0] / (len(steps) * batch)
+        loss = team.add(total.item())[0] / (len(steps) * batch)
+        # The largest of all processes' shares: the others wait for that one while gradients are averaged.
+        return loss, max(team.add(*(share if rank == team.rank else 0.0 for rank in range(team.size))))
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> tuple[float, float]:
