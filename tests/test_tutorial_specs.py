@@ -262,7 +262,7 @@ def test_modules_travel_with_the_program_and_a_distributed_step_is_launched() ->
     assert "tutorials/scow-3/resnet.py /opt/tutorial/resnet.py\n" in definition
     assert "exec python -m harness.runtime.launch /opt/tutorial/train.py" in definition
     assert "harness.runtime.launch /opt" not in write_definition(
-        tutorial_definition(PROJECT, load_tutorial(PROJECT, "mnist"), "cpu")
+        tutorial_definition(PROJECT, load_tutorial(PROJECT, "xscow-2"), "cpu")
     )
     job = render_job(PROJECT, tutorial, "cuda", load_site(PROJECT, "default"))
     assert "job_need_gpus 2\n" in job
