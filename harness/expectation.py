@@ -4,7 +4,7 @@
 kind      passes when
 ========= ==================================================================================================
 exact     the output equals a value (text, number, true or false, or a list of those)
-number    the output is inside [min, max], or within a tolerance of a value
+number    the output is inside [min, max], or within a tolerance of a value; above warn_max it warns
 text      the output, or a text file, matches a regular expression and does not match a forbidden one
 curve     the output is a list of finite numbers that moves the right way or stays inside bounds
 file      the file is there, whole, and not empty
@@ -76,6 +76,9 @@ class NumberExpectation(_Expectation):
     kind: Literal["number"]
     min: float | None = None
     max: float | None = None
+    warn_max: float | None = Field(
+        None, description="above this it warns, above max it fails: for what a machine gives"
+    )
     equals: float | None = None
     tolerance: float = Field(0.0, ge=0)
     rel_tolerance: float = Field(0.0, ge=0)
@@ -86,6 +89,8 @@ class NumberExpectation(_Expectation):
             raise ValueError(f"expectation '{self.name}' needs min, max or equals")
         if self.rel_tolerance and self.equals is None:
             raise ValueError(f"expectation '{self.name}': rel_tolerance needs equals")
+        if self.warn_max is not None and (self.max is None or self.warn_max >= self.max):
+            raise ValueError(f"expectation '{self.name}': warn_max needs a max above it")
         return self
 
 

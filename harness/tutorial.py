@@ -46,6 +46,9 @@ class Step(SpecModel):
     name: str = Field(pattern=NAME_PATTERN)
     program: str = Field(description="file of the tutorial's folder, run by the image's python")
     distributed: bool = Field(False, description="started once per rank: nodes x processes_per_node times")
+    scales: bool = Field(
+        False, description="as right with more nodes or processes than the resources say, where a person asks for them"
+    )
     rendezvous: Literal["file", "platform"] = Field(
         "file", description="where ranks of several nodes meet: a file of the run, or RANK, MASTER_ADDR and MASTER_PORT"
     )
@@ -53,6 +56,12 @@ class Step(SpecModel):
     parameters: dict[str, Scalar] = Field(
         default_factory=dict, description="the original's values; each becomes --key value (a bool: --key or nothing)"
     )
+
+    @model_validator(mode="after")
+    def _shared(self) -> Step:
+        if self.scales and not self.distributed:
+            raise ValueError(f"step '{self.name}': scales needs distributed")
+        return self
 
 
 class Preset(SpecModel):
@@ -246,6 +255,11 @@ class Tutorial(SpecModel):
     def has_board(self) -> bool:
         """Whether its image holds the program of a web board that `harness open` can start."""
         return any(Path(module).name == BOARD for module in self.modules)
+
+    @property
+    def scales(self) -> bool:
+        """Whether a person may ask for more nodes or processes than the resources say."""
+        return any(step.scales for step in self.steps)
 
     @property
     def program_folder(self) -> str:

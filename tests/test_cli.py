@@ -126,6 +126,11 @@ def test_a_broken_tutorial_names_file_key_and_valid_values(project: Path, old: s
         (["check", "2"], "make submit TUT=2"),
         (["check", "--run", "nowhere"], "no such run folder"),
         (["submit", "2"], "make jobs"),
+        (
+            ["submit", "2", "--processes", "2"],
+            "cannot use --processes 2: no step of it says that it scales",
+        ),
+        (["submit", "2", "--nodes", "2"], "cannot use --nodes 2"),
         (["convert", "nowhere/Dockerfile"], "no such file"),
     ],
 )

@@ -129,6 +129,12 @@ def test_without_a_scheduler_a_job_sees_as_many_gpus_as_it_asks_for(
     assert done.returncode == 0, done.stdout + done.stderr
     node = next((conda / "runs/run").glob("seen-*.json"))
     assert json.loads(node.read_text())["CUDA_VISIBLE_DEVICES"] == given
+    asked = max(2, int(variables.get("PROCESSES", 2)))  # what the judge holds the run to
+    assert json.loads((conda / "runs/run/job.json").read_text())["gpus"] == str(asked)
+
+    more = bash(GPUS_WANTED="2", PATH=f"{tools}:{os.environ['PATH']}", PROCESSES="5", RUN_ID="more")
+    assert more.returncode == 2
+    assert "5 GPU(s) needed, 4 given" in more.stderr
 
 
 def test_a_shell_that_is_a_rank_of_something_else_does_not_silence_the_job(conda: Path) -> None:

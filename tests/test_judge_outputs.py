@@ -117,6 +117,17 @@ def test_exact_missing(steps: Steps) -> None:
     fails(steps.judge("exact", "answer", equals=1), "did not report 'answer'")
 
 
+def test_a_number_may_warn_before_it_fails(steps: Steps) -> None:
+    steps.report(good=0.2, poor=0.21, bad=0.51)
+    bounds = {"min": 0, "max": 0.5, "warn_max": 0.2}
+    passes(steps.judge("number", "good", **bounds))
+    poor = steps.judge("number", "poor", **bounds)
+    assert (poor.status, poor.value) == ("warn", 0.21)
+    bilingual(poor.message, poor.message.zh)
+    assert "poor = 0.21, expected ≥ 0 and ≤ 0.5 (better ≤ 0.2)" in poor.message
+    fails(steps.judge("number", "bad", **bounds), "0.51", "≤ 0.5")
+
+
 def test_number_tolerances(steps: Steps) -> None:
     steps.report(score=101.0)
     passes(steps.judge("number", "score", equals=100, rel_tolerance=0.01))
@@ -334,6 +345,8 @@ def test_same_arrays(steps: Steps) -> None:
     [
         ("exact", {}, "equals"),
         ("number", {"min": 0, "rel_tolerance": 0.1}, "rel_tolerance needs equals"),
+        ("number", {"min": 0, "warn_max": 0.1}, "warn_max needs a max above it"),
+        ("number", {"max": 0.1, "warn_max": 0.1}, "warn_max needs a max above it"),
         ("text", {"pattern": "("}, "not a regular expression"),
         ("curve", {}, "needs direction ('decreasing', 'increasing'), min or max"),
         ("curve", {"min": 0, "monotone": True}, "need direction"),

@@ -61,6 +61,15 @@ def test_a_page_says_steps_conditions_floors_and_their_sources() -> None:
         assert "cuda" not in render_page(load_tutorial(PROJECT, "scow-4"), language)
 
 
+def test_the_page_of_imagenet_says_how_many_images_are_looked_at_before_the_start() -> None:
+    """A person who waits in a queue for hours must know that a damaged file may end the training later."""
+    program = (PROJECT.tutorials / "xscow-3/images.py").read_text(encoding="utf-8")
+    checked = re.search(r"^CHECKED = (\d+)", program, re.MULTILINE)
+    assert checked is not None
+    for language, words in (("en", "up to {} of train/ and of val/"), ("zh", "train/ 与 val/ 中各抽查至多 {} 张")):
+        assert words.format(f"{int(checked[1]):,}") in page_file(PROJECT, "xscow-3", language).read_text("utf-8")
+
+
 def test_a_changed_tutorial_is_drift_until_its_page_is_written(tmp_path: Path) -> None:
     root = make_tiny_project(tmp_path / "tiny")
     assert harness(root, "docs").returncode == 0

@@ -17,6 +17,8 @@ from tiny_project import REPOSITORY, harness, image_of
 from harness.catalog.catalog import Catalog
 from harness.cluster import ClusterSpec, PrivateCluster
 from harness.project import Project, image_name
+from harness.run.paths import RunPaths
+from harness.run.reruns import resubmit
 from harness.run.result import load_result
 from harness.tutorial import load_tutorial
 
@@ -120,6 +122,39 @@ def test_ranks_on_two_nodes_meet_and_are_one_run(
         assert not list(folder.glob(".rendezvous*"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_slurm
+def test_a_person_may_ask_for_more_processes_or_nodes_and_sees_the_loss_of_one_process(
+    catalog: Catalog, slurm_cluster: PrivateCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mnist by `harness submit`: one process, two of a node, one on each of two nodes; a re-run is of the same size."""
+    for name, value in {**slurm_cluster.environment(), "CATALOG": str(catalog.root)}.items():
+        monkeypatch.setenv(name, value)
+    # One step per epoch, so the loss before and after one: later ones differ by the roundings of single precision.
+    short = [word for value in ("epochs=2", "max_images=151", "batch_size=151") for word in ("--set", value)]
+    sizes = {(1, 1): (), (1, 2): ("--processes", "2"), (2, 1): ("--nodes", "2")}
+    runs: list[RunPaths] = []
+    try:
+        for asked in sizes.values():
+            done = harness(REPOSITORY, "submit", "mnist", "--preset", "smoke", *short, *asked)
+            assert done.returncode == 0, done.stderr
+            runs.append(RunPaths(REPOSITORY / done.stdout.strip()))
+        runs += resubmit(
+            Project(REPOSITORY, catalog_override=catalog.root), runs[2], 1, known=(), progress=lambda _: None
+        )
+        waited = harness(REPOSITORY, "wait", *(str(run.folder) for run in runs))
+        assert waited.returncode == 0, waited.stdout + waited.stderr
+        steps = [load_result(run.result).steps["train"] for run in runs]
+        nodes = [[member["node"] for member in step.outputs["ranks"]] for step in steps]
+        assert [len(set(names)) for names in nodes] == [1, 1, 2, 2]
+        assert [step.outputs["world_size"] for step in steps] == [1, 2, 2, 2]
+        for step in steps:
+            assert step.outputs["train_loss"] == pytest.approx(steps[0].outputs["train_loss"], rel=1e-5)
+            assert step.metrics["train_throughput"].value == pytest.approx(151 / step.phases["measured"], rel=0.05)
+    finally:
+        for run in runs:
+            shutil.rmtree(run.folder, ignore_errors=True)
 
 
 def test_the_image_is_closed_to_the_users_own_packages_and_keeps_nothing_of_the_builder(catalog: Catalog) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from harness.cli.options import PresetOption, SiteOption, TutorialsArgument, VariantOption
+from harness.job.size import Size
 from harness.project import Environment, Project, parse_preset, parse_variant
 from harness.run.campaign import RunRequest, submit_runs
 from harness.run.given import read_given
@@ -38,6 +39,13 @@ def submit(
     pack: Annotated[
         bool, typer.Option("--pack", help="One allocation in which the runs take turns, instead of a job array.")
     ] = False,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, help="Nodes, of a tutorial that can share its work among more.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="Processes on each node, likewise; on GPUs each has one of its own."),
+    ] = None,
     repeat: Annotated[int, typer.Option("--repeat", min=1, max=100_000, help="So many runs of each.")] = 1,
 ) -> None:
     """Submit jobs and return; `harness wait` and `harness check` work later from any shell.
@@ -48,7 +56,8 @@ def submit(
 
     Examples: harness submit 2 --preset smoke; harness submit 2 --variant cuda -o --gres=shard:16;
     harness submit --pack --preset smoke; harness submit 2 --repeat 5;
-    harness submit 6 --preset bench --set weights=random
+    harness submit 6 --preset bench --set weights=random;
+    harness submit mnist --variant cuda --processes 2 (two GPUs); harness submit mnist --nodes 2
     """
     project = Project.find()
     loaded = [load_tutorial(project, name) for name in tutorials or tutorial_ids(project)]
@@ -60,6 +69,7 @@ def submit(
             parse_preset(size),
             read_given(tutorial, given or ()),
             environment=environment,
+            size=Size(nodes, processes),
         )
         for tutorial in loaded
         for chosen in variant.split(",")

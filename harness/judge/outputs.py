@@ -186,7 +186,7 @@ def _identical(one: Any, other: Any) -> bool:
 
 
 def judge_number(expectation: NumberExpectation, step: StepResult) -> Finding:
-    """Inside [min, max] and within ``tolerance`` of ``equals``, as far as each is given."""
+    """Inside [min, max] and within ``tolerance`` of ``equals``, as far as each is given; a warning above warn_max."""
     expected = _range(expectation)
     if expectation.name not in step.outputs:
         return Finding("fail", missing(expectation.name, step), expected=expected)
@@ -205,7 +205,8 @@ def judge_number(expectation: NumberExpectation, step: StepResult) -> Finding:
     # The edge of the tolerance belongs to it also where the subtraction rounds.
     slack = _tolerance(expectation) * (1 + 1e-9)
     off = expectation.equals is not None and not abs(value - expectation.equals) <= slack
-    status: Status = "fail" if too_low or too_high or off else "pass"
+    poor = expectation.warn_max is not None and value > expectation.warn_max
+    status: Status = "fail" if too_low or too_high or off else "warn" if poor else "pass"
     message = say(
         "{name} = {value}, expected {expected}",
         "{name} = {value}，应为 {expected}",
@@ -228,7 +229,11 @@ def _range(expectation: NumberExpectation) -> Said:
         parts.append(f"≤ {shown(expectation.max)}")
     if expectation.equals is not None:
         parts.append(f"{shown(expectation.equals)} ± {shown(_tolerance(expectation))}")
-    return Said(" and ".join(parts), " 且 ".join(parts))
+    bounds = Said(" and ".join(parts), " 且 ".join(parts))
+    if expectation.warn_max is None:
+        return bounds
+    better = shown(expectation.warn_max)
+    return say("{bounds} (better ≤ {better})", "{bounds}（最好 ≤ {better}）", bounds=bounds, better=better)
 
 
 def judge_text(expectation: TextExpectation, outputs: StepOutputs) -> Finding:

@@ -58,5 +58,6 @@ def render_page(tutorial: Tutorial, language: Language, run_time: str | None = N
         typed=tutorial.id if number is None else number,
         throughput=tutorial.throughput,
         run_time=run_time,
+        more=2 * max(needed.processes_per_node for needed in tutorial.resources.values()),
     )
     return text

@@ -15,6 +15,7 @@ from harness.catalog.revision import git_revision
 from harness.errors import HarnessError, SchedulerUnavailableError, UserError
 from harness.files import json_text, write_together
 from harness.job.place import Server, job_file
+from harness.job.size import Size
 from harness.project import Environment, PresetName, Project, Variant
 from harness.run.following import SLURM_CONF, cancel_runs, has_ended, scheduler_of, wait_for_runs
 from harness.run.gathering import gather, gather_all
@@ -63,6 +64,7 @@ class RunRequest:
         rerun_of: the run it repeats, to decide about that one's throughput.
         server: an interactive session with that server, instead of the steps.
         environment: in the tutorial's image, or in a conda environment of its stack.
+        size: nodes and processes other than the tutorial's.
     """
 
     tutorial: Tutorial
@@ -72,6 +74,7 @@ class RunRequest:
     rerun_of: str | None = None
     server: Server | None = None
     environment: Environment = "apptainer"
+    size: Size = field(default_factory=Size)
 
 
 def submit_run(
@@ -152,6 +155,7 @@ class _Campaign:
     def prepare(self, wanted: RunRequest) -> _Prepared:
         """The ledger and the job of a run, and its folder; nothing is in it yet."""
         tutorial, variant, preset = wanted.tutorial, wanted.variant, wanted.preset
+        options = (*self._sized(wanted), *self._options)  # those that a person gave win
         kind = (tutorial.id, variant, wanted.environment, wanted.server or preset, *option_words(wanted.given))
         if kind not in self._ready:
             self._ready[kind] = self._checked(wanted)
@@ -175,6 +179,8 @@ class _Campaign:
             "git_revision": self._git_revision,
             "parameters": dict(wanted.given),
             "steps": {s.name: {**tutorial.parameters(s.name, preset), **wanted.given} for s in tutorial.steps},
+            "nodes": wanted.size.nodes,
+            "processes": wanted.size.processes,
             "options": list(self._options),
             "user": self._user,
             "submitted_at": time.time(),
@@ -191,12 +197,26 @@ class _Campaign:
                 "OPEN": wanted.server or "",  # a caller's own OPEN is not meant
                 "CATALOG": str(self._catalog.root),  # whose keys the job trusts
                 **({"IMAGE": str(self._catalog.files(image).main)} if image else {}),
+                **wanted.size.environment(),
                 "HARNESS_SUBMITTED_AT": repr(ledger["submitted_at"]),
             },
-            options=tuple(self._options),
+            options=options,
             args=tuple(option_words(wanted.given)),
         )
         return _Prepared(run, ledger, job)
+
+    def _sized(self, wanted: RunRequest) -> tuple[str, ...]:
+        """Options that ask for the nodes and processes of a run.
+
+        Raises:
+            UserError: the tutorial's work cannot be shared so, or there is one node only.
+        """
+        options = wanted.size.options(wanted.tutorial, wanted.variant, self._profile.gres)
+        if self._kind == "local" and (wanted.size.nodes or 1) > 1:
+            raise UserError(
+                "several nodes need a scheduler, and there is none here", where=wanted.tutorial.id, fix="make cluster"
+            )
+        return options
 
     def _checked(self, wanted: RunRequest) -> Manifest | None:
         """The image of a run for which everything is there; None for a run without one.

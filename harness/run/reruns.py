@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import write_json
+from harness.job.size import Size
 from harness.lease import Progress, lease
 from harness.project import Environment, Project, parse_preset, parse_variant
 from harness.run.campaign import RunRequest, current_image, submit_runs
@@ -49,7 +50,8 @@ def _submit(project: Project, first: RunPaths, ledger: dict[str, Any], count: in
     if environment == "apptainer" and current_image(project, tutorial, variant, site).sha256 != ledger["image_sha256"]:
         raise UserError("its image was built again since", where=first.run_id, fix="submit it again: harness submit")
     given = ledger.get("parameters") or {}
-    request = RunRequest(tutorial, variant, preset, given, rerun_of=first.run_id, environment=environment)
+    size = Size(ledger.get("nodes"), ledger.get("processes"))
+    request = RunRequest(tutorial, variant, preset, given, rerun_of=first.run_id, environment=environment, size=size)
     runs = submit_runs(project, [request] * count, site, options=ledger.get("options") or ())
     # Read again: `harness cancel` writes to it as well.
     ledger = json.loads(first.ledger.read_text(encoding="utf-8"))

@@ -109,6 +109,7 @@ job_end() { # exit status
 
 job_need_gpus() { # count
     local wanted=$1 visible
+    [[ ! ${PROCESSES:-} =~ ^[0-9]+$ ]] || [ "$PROCESSES" -le "$wanted" ] || wanted=$PROCESSES # each drives one
     case ${SLURM_JOB_GRES:-}${SLURM_SHARDS_ON_NODE:+shard} in *shard*) GPU_SHARED=1 ;; esac
     GPUS=$wanted
     NV=(--nv)
@@ -135,10 +136,9 @@ job_need_gpus() { # count
 }
 
 job_first_gpus() { # VISIBLE WANTED: the first of the GPUs that the person chose, or that the node has
-    local count=$2 chosen=${CUDA_VISIBLE_DEVICES:-}
-    [[ ! ${PROCESSES:-} =~ ^[0-9]+$ ]] || [ "$PROCESSES" -le "$count" ] || count=$PROCESSES # each drives one
+    local chosen=${CUDA_VISIBLE_DEVICES:-}
     [ -n "$chosen" ] || chosen=$(seq -s , 0 $(($1 - 1)))
-    cut -d , -f "1-$count" <<<"$chosen"
+    cut -d , -f "1-$2" <<<"$chosen"
 }
 
 job_need_image() { # sets RUN_IMAGE, what the engine is given

@@ -9,10 +9,8 @@ from harness.runtime import (
     Checkpoints,
     ProgramArguments,
     ProgramError,
-    Speed,
     StepRun,
     Team,
-    Throughput,
     allocated_cores,
     choose_device,
     choose_speed,
@@ -23,86 +21,16 @@ from harness.runtime import (
 # isort: split
 import argparse
 import os
-import time
+from statistics import median
 
 import matplotlib
 import torch
-import torch.nn.functional as F  # noqa: N812 - its name everywhere
-from images import Data, centre, load_data, random_crops
+from images import load_data
 from matplotlib.figure import Figure
-from resnet import ResNet50
-from torch import nn
+from trainer import Trainer
 
-WINDOW_STEPS = 100  # steps that are timed together: reading the clock makes the processor wait for the device
 CHECKPOINTS = "checkpoints"  # folder of the run
 STORED_PER_SIDE = 256 / 224  # of an image's side as it is kept to the side the network sees
-
-
-class Trainer:
-    """The network, its optimiser and how fast they go. ``waited``: seconds until the next batch was there."""
-
-    def __init__(self, args: argparse.Namespace, data: Data, team: Team, speed: Speed) -> None:
-        self.args, self.data, self.team, self.speed = args, data, team, speed
-        torch.manual_seed(args.seed)
-        self.network = self.new_network()
-        self.shared = team.wrap(self.network, synced_batch_norm=args.batch_norm == "synced")
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay
-        )
-        self.scaler = speed.scaler()
-        synchronize = torch.cuda.synchronize if team.device.type == "cuda" else lambda: None
-        self.meter = Throughput(warm_up=1, synchronize=synchronize)
-        self.waited = 0.0
-
-    def new_network(self) -> nn.Module:
-        network = ResNet50(self.data.classes, self.args.width)
-        return network.to(self.team.device, memory_format=torch.channels_last)
-
-    def epoch(self, number: int) -> float:
-        """One pass over the training images; the mean loss over all of them."""
-        args, team, batch = self.args, self.team, self.args.batch_size
-        for group in self.optimizer.param_groups:
-            group["lr"] = args.lr * args.lr_gamma ** ((number - 1) // args.lr_step)
-        # on the CPU, from the epoch's own seed: the same for every number of processes, and after a restart
-        source = torch.Generator().manual_seed(args.seed * 1_000_003 + number)
-        order = torch.cat([torch.randperm(self.data.n_train, generator=source) for _ in range(args.passes)])
-        part = team.part(batch)
-        steps = [rows[part] for rows in order.split(batch) if len(rows) == batch]
-        batches = self.data.train.batches(steps)
-        total = torch.zeros((), device=team.device)
-        self.shared.train()
-        for first in range(0, len(steps), WINDOW_STEPS):
-            window = min(WINDOW_STEPS, len(steps) - first)
-            with self.meter.window(units=window * batch):
-                for _ in range(window):
-                    began = time.perf_counter()
-                    images, labels = next(batches)
-                    self.waited += time.perf_counter() - began
-                    images = random_crops(images, args.image_size, self.data, source, part, batch)
-                    self.optimizer.zero_grad(set_to_none=True)
-                    with self.speed.autocast():
-                        loss = F.cross_entropy(self.shared(images), labels, reduction="sum")
-                    # Gradients are averaged over processes, whose shares may differ by an image: times size, by batch.
-                    self.scaler.scale(loss * (team.size / batch)).backward()
-                    self.scaler.step(self.optimizer)
-                    self.scaler.update()
-                    total += loss.detach()
-        team.agree(self.network)
-        return team.add(total.item())[0] / (len(steps) * batch)
-
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module) -> tuple[float, float]:
-        """Shares of validation images whose class has the highest score, and one of the five highest."""
-        network.eval()
-        mine = torch.arange(self.data.n_test)[self.team.part(self.data.n_test)]
-        first = five = torch.zeros((), device=self.team.device)
-        for images, labels in self.data.test.batches([rows for rows in mine.split(self.args.batch_size) if len(rows)]):
-            with self.speed.autocast():
-                scores = network(centre(images, self.args.image_size))
-            right = scores.topk(min(5, self.data.classes)).indices == labels[:, None]
-            first, five = first + right[:, 0].sum(), five + right.sum()
-        top1, top5 = self.team.add(first.item(), five.item())
-        return top1 / self.data.n_test, top5 / self.data.n_test
 
 
 def plot(curves: dict[str, list[float]], title: str) -> Figure:
@@ -141,30 +69,29 @@ def train(run: StepRun, args: argparse.Namespace, team: Team) -> None:
 
     trainer = Trainer(args, data, team, speed)
     checkpoints = Checkpoints(torch, run.folder / CHECKPOINTS, vars(args), is_writer=team.is_first, keep=3)
-    curves: dict[str, list[float]] = {"train_loss": [], "top1": [], "top5": []}
+    curves: dict[str, list[float]] = {"train_loss": [], "top1": [], "top5": [], "data_wait_share": []}
     done = 0
     if (saved := checkpoints.newest()) is not None:
-        done, curves = saved.epoch, saved.state["curves"]
+        done = saved.epoch
+        curves |= saved.state["curves"]
         for name in ("network", "optimizer", "scaler"):
             getattr(trainer, name).load_state_dict(saved.state[name])
     run.output("resumed_after_epoch", done)
     team.wait()  # nobody writes a checkpoint while another still looks for the newest one
     for epoch in range(done + 1, args.epochs + 1):
-        loss = trainer.epoch(epoch)
+        loss, waiting = trainer.epoch(epoch)
         with run.phase("evaluate"):
             top1, top5 = trainer.evaluate(trainer.network)
-        for name, value in (("train_loss", loss), ("top1", top1), ("top5", top5)):
+        for name, value in zip(curves, (loss, top1, top5, waiting), strict=True):
             curves[name].append(value)
         with run.phase("checkpoint"):
             state = {name: getattr(trainer, name).state_dict() for name in ("network", "optimizer", "scaler")}
             checkpoints.save(epoch, **state, curves=curves)
         if team.is_first:
-            print(f"epoch {epoch:2d}: loss {loss:.4f}, top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %", flush=True)
+            right = f"top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %"
+            print(f"epoch {epoch:2d}: loss {loss:.4f}, {right}, {100 * waiting:.0f} % waiting for data", flush=True)
     # Too little may be left to measure: the first window after a start is warm-up.
     run.throughput("train_throughput", trainer.meter, unit="images/s", resumed_after=done, left=args.epochs - done)
-    if trainer.meter.measured:
-        spent = trainer.meter.warm_up_seconds + trainer.meter.measured_seconds
-        run.output("data_wait_share", trainer.waited / spent)
     report(run, trainer, checkpoints, curves)
 
 
@@ -182,6 +109,7 @@ def report(run: StepRun, trainer: Trainer, checkpoints: Checkpoints, curves: dic
     run.output("checkpoints", len(checkpoints.files()))
     for name, values in curves.items():
         run.output(f"{name}_curve", values)
+    run.output("data_wait_share", median(curves["data_wait_share"]))  # the first epoch is no measure
     run.output("top1", curves["top1"][-1])
     run.output("top5", curves["top5"][-1])
     if team.is_first:
