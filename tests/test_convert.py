@@ -123,6 +123,27 @@ def test_a_failing_run_fails_the_build(tmp_path: Path) -> None:
     assert subprocess.run(["/bin/sh", "-e", str(script)], check=False).returncode != 0
 
 
+def test_an_image_does_not_start_outside_of_its_workdir(tmp_path: Path) -> None:
+    script = tmp_path / "runscript"
+    script.write_text("\n".join(section(definition('FROM debian\nWORKDIR /no/such\nCMD ["pwd"]\n'), "runscript")))
+    started = subprocess.run(["/bin/sh", str(script)], check=False, capture_output=True, text=True)
+    assert (started.returncode, started.stdout) == (1, "")
+    assert "WORKDIR /no/such is not in reach" in started.stderr
+
+
+def test_a_folder_that_a_definition_cannot_name_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "my folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    (folder / "Dockerfile").write_text("FROM debian:bookworm-slim\nCOPY a.txt /\n")
+    refused = harness(tmp_path, "convert", "my folder/Dockerfile")
+    assert refused.returncode == 2
+    assert "'my folder'" in refused.stderr
+    inside = harness(folder, "convert", "Dockerfile")
+    assert inside.returncode == 0, inside.stderr
+    assert section(inside.stdout, "files") == ["./a.txt /.harness-build/0/a.txt"]
+
+
 def test_copy_comes_from_the_context_and_lands_in_order(tmp_path: Path) -> None:
     text = definition("FROM debian\nWORKDIR /app\nCOPY a.txt dir ./\nCOPY a.txt /etc/b.conf\n", "containers/x")
     assert section(text, "files") == [
@@ -183,6 +204,13 @@ def test_heredoc_and_exec_form_run() -> None:
         ("FROM a\nADD --checksum=md5:1 https://host/x /y\n", 2, "sha256"),
         ("FROM a\nRUN --mount=type=secret,id=x true\n", 2, "secret"),
         ("FROM a\nRUN --mount=type=ssh true\n", 2, "agent"),
+        ("FROM a\nRUN --mount=type=bind,soruce=x,target=/y true\n", 2, "no option 'soruce'"),
+        ("FROM a\nRUN --mount=type=cache,target=/y,sharing=shraed true\n", 2, "shared, private or locked"),
+        ("FROM a\nRUN true\nENV UID=1000\n", 3, "USER_UID"),
+        ("FROM a\nARG A-B=1\n", 2, "'A-B' is no name"),
+        ("FROM a\nRUN true\nENV a\nRUN true\n", 3, "two arguments"),
+        ("FROM a\nONBUILD FROM b\n", 2, "FROM cannot be a trigger"),
+        ("FROM a\nCOPY <<EOF /x\na\r\nb\nEOF\n", 2, "line ends of two kinds"),
         ("FROM a\nRUN --network=none true\n", 2, "--network"),
         ("FROM a\nRUN --security=insecure true\n", 2, "--security"),
         ("FROM --platform=linux/s390x a\n", 1, "platform"),
@@ -248,7 +276,7 @@ def test_a_health_check_is_a_label_unless_it_is_asked_for_as_a_test(tmp_path: Pa
     assert health_section("FROM debian\nRUN true\n") is None
     inherited = health_section('FROM debian AS a\nHEALTHCHECK CMD ["a", "b c"]\nFROM a\nWORKDIR /w\n')
     assert inherited is not None
-    assert inherited.startswith("cd /w || exit 1\n")
+    assert inherited.startswith("cd /w || { echo ")
     assert "timeout 30 a 'b c' || " in inherited
     bash = health_section('FROM debian\nSHELL ["/bin/bash", "-c"]\nHEALTHCHECK --timeout=0s CMD [[ a ]]\n')
     assert bash is not None

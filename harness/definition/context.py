@@ -21,6 +21,7 @@ from harness.errors import SpecError
 
 Kind = Literal["file", "folder", "unknown"]
 _PLAIN_NAME = re.compile(r"[\w@+=:,.-]+", re.ASCII)
+_PLAIN_PREFIX = re.compile(r"[\w@+=:,./-]*")
 _PLAIN_MODES = {0o644, 0o755}
 
 
@@ -102,6 +103,20 @@ class Context:
             )
         return replace(self, rules=self.rules.leaving_out(self._resolved(path, where), patterns))
 
+    def named(self, path: str, where: str) -> str:
+        """What stands in %files for a path in the context.
+
+        Raises:
+            SpecError: the context's own path cannot stand there.
+        """
+        if not _PLAIN_PREFIX.fullmatch(self.prefix):
+            raise SpecError(
+                f"COPY: %files cannot name the folder '{self.prefix}'",
+                where=where,
+                fix="call it from within that folder, or rename it: letters, digits and @+=:,.-_ only",
+            )
+        return posixpath.join(self.prefix, path)
+
     def stage(self, path: str, number: int, *, where: str) -> Staged:
         """Bring one found path to the staging folder ``number``.
 
@@ -111,7 +126,7 @@ class Context:
         folder = f"{STAGING}/{number}"
         if self.root is None:
             target = f"{folder}/{posixpath.basename(path)}"
-            return Staged(target, files=[CopiedFile(posixpath.join(self.prefix, path), target)])
+            return Staged(target, files=[CopiedFile(self.named(path, where), target)])
         name = posixpath.basename(path) if path != "." else "context"
         path = self._resolved(path, where)
         staged = Staged(f"{folder}/{name}", "folder" if (self.root / path).is_dir() else "file")
@@ -213,7 +228,7 @@ class _Stager:
 
     def _file(self, path: str, target: str) -> None:
         """One %files line; a name that cannot stand there is matched by a pattern, staged aside and picked."""
-        source = posixpath.join(self.context.prefix, path)
+        source = self.context.named(path, self.where)
         if all(map(_PLAIN_NAME.fullmatch, (path + target.removeprefix(STAGING)).strip("/").split("/"))):
             self.staged.files.append(CopiedFile(source, target))
             return
@@ -226,7 +241,7 @@ class _Stager:
                 fix="rename one of the folders",
             )
         aside = f"{self.aside}/{len(self.staged.files)}"  # a folder for all that the pattern fits
-        self.staged.files.append(CopiedFile(posixpath.join(self.context.prefix, pattern), f"{aside}/"))
+        self.staged.files.append(CopiedFile(self.context.named(pattern, self.where), f"{aside}/"))
         self._run(f"mv {quote(f'{aside}/{name}')} {quote(target)}", target)
 
     def _is_plain(self, path: str) -> bool:

@@ -19,7 +19,7 @@ from harness.definition.health import health_test
 from harness.definition.model import BuildStage, Definition
 from harness.definition.run import run, shell
 from harness.definition.shell import STAGING, quote
-from harness.definition.stages import StageSources, WrittenStage, check_platform
+from harness.definition.stages import StageSources, WrittenStage, platform
 from harness.definition.state import BaseConfig, Handler, StageState
 from harness.definition.variables import arg, env, global_arg, need, platform_arguments
 from harness.definition.words import Assumption, Scope, Value, expand, literal, plain_text
@@ -149,10 +149,27 @@ class _Conversion:
         """A new stage, and the ONBUILD triggers that fire in it."""
         instruction = written.origin
         value = expand(written.reference, self.global_scope, where=instruction.where, escape=instruction.escape)
-        automatic = platform_arguments()
-        names = {f"${n}" for n in automatic} | {f"${{{n}}}" for n in automatic if n.endswith("PLATFORM")}
-        check_platform(instruction.flags, instruction, {automatic["TARGETPLATFORM"], *names})
-        default = "".join(self.global_arguments[p.text] if p.kind == "argument" else p.text for p in value)
+        wanted = expand(platform(instruction), self.global_scope, where=instruction.where, escape=instruction.escape)
+        chosen = self._by_default(wanted)
+        if chosen not in ("", platform_arguments()["TARGETPLATFORM"]):
+            raise instruction.refuse(
+                f"--platform={chosen} is not this machine's platform, and a definition cannot choose one",
+                "remove the flag and build on such a machine",
+            )
+        state, triggers = self._start_from(written, value)
+        if any(part.kind == "argument" for part in wanted):
+            need(wanted, state, self.global_arguments, instruction)
+            must = "must stay as it is: it chooses the platform"
+            state.scope.assumed.add(Assumption(wanted, quote(chosen), True, must))
+        return state, triggers
+
+    def _by_default(self, value: Value) -> str:
+        """A value of FROM with its build arguments' defaults."""
+        return "".join(self.global_arguments[p.text] if p.kind == "argument" else p.text for p in value)
+
+    def _start_from(self, written: WrittenStage, value: Value) -> tuple[StageState, list[Instruction]]:
+        instruction = written.origin
+        default = self._by_default(value)
         parent = self.sources.index_of(default, written.index) if not default.isdigit() else None
         if parent is not None:
             earlier = self._convert(parent)

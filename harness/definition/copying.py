@@ -19,7 +19,7 @@ from harness.definition.dockerfile import Instruction
 from harness.definition.shell import ARGUMENT, STAGING, quote, quote_path
 from harness.definition.stages import StageSources
 from harness.definition.state import StageState
-from harness.definition.words import Scope, Value, expand, shell_word
+from harness.definition.words import Assumption, Scope, Value, expand, plain_text, shell_word
 from harness.errors import SpecError
 
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -38,30 +38,49 @@ def copy(state: StageState, instruction: Instruction, sources_of: StageSources) 
     if not sources:
         raise instruction.refuse("needs a source and a target", "write both")
     target = state.text(target_text, instruction)
-    into_folder = target.endswith("/") or target == "."
+    into_folder = target.endswith(("/", "/.")) or target == "."
     if len(sources) > 1 and not into_folder:
         raise instruction.refuse("several sources need a folder", f"write the target as {target}/")
     patterns = [state.text(pattern, instruction) for pattern in excluded]
     place = _Place(state, instruction, flags, state.path(target), into_folder, patterns)
     heredocs = dict(instruction.heredocs)
-    for source in sources:
-        match = _HEREDOC.match(source)
+    for written in sources:
+        match = _HEREDOC.match(written)
         if match and match[3] in heredocs:
             place.heredoc(match[3], heredocs[match[3]], strips=bool(match[1]), expands=not match[2])
-        elif excluded and ("from" in flags or _is_remote(source)):
+            continue
+        source, chosen = _source(state, written, instruction)
+        is_remote = instruction.name == "ADD" and _is_remote(chosen)
+        if excluded and ("from" in flags or is_remote):
             raise instruction.refuse("--exclude is not supported with --from or an address", "RUN rm after it")
-        elif "from" in flags:
-            place.sent(sources_of.send(state, flags["from"], [state.text(source, instruction)], instruction))
-        elif instruction.name == "ADD" and _is_remote(source):
-            place.remote(state.text(source, instruction))
+        if "from" in flags:
+            place.sent(sources_of.send(state, flags["from"], [source], instruction))
+        elif is_remote:
+            _hold(state, written, instruction, "http://*|https://*", "must stay part of an address")
+            place.remote(source, chosen)
         elif "checksum" in flags:
             raise instruction.refuse("--checksum is for an address only, as Docker says too", "remove the flag")
         else:
-            found = state.context.find(state.text(source, instruction), where=instruction.where)
+            _hold(state, written, instruction, quote(chosen), "must stay as it is: it chooses what is copied")
+            found = state.context.find(chosen, where=instruction.where)
             if len(found) > 1 and not into_folder:
                 raise instruction.refuse("several files need a folder", f"write the target as {target}/")
             for path in found:
                 place.context_path(path)
+
+
+def _source(state: StageState, written: str, instruction: Instruction) -> tuple[str, str]:
+    """(A source with its build arguments; what it is with their defaults)."""
+    value = state.value(written, instruction)
+    chosen = "".join(state.arguments.get(p.text, p.default) if p.kind == "argument" else p.text for p in value)
+    return plain_text(value, where=instruction.where, what=instruction.name), chosen
+
+
+def _hold(state: StageState, written: str, instruction: Instruction, pattern: str, must: str) -> None:
+    """Note what was decided by the defaults of a source's build arguments, if it has any."""
+    value = state.value(written, instruction)
+    if any(part.kind == "argument" for part in value):
+        state.scope.assumed.add(Assumption(value, pattern, True, must))
 
 
 def _flags(instruction: Instruction) -> tuple[dict[str, str], list[str]]:
@@ -139,8 +158,9 @@ class _Place:
         ]
         self._move(quote(staged))
 
-    def remote(self, address: str) -> None:
-        if not address.startswith(("http://", "https://")) or urlsplit(address).path.endswith(".git"):
+    def remote(self, address: str, by_default: str) -> None:
+        """``by_default``: what it is with the defaults of its build arguments."""
+        if not by_default.startswith(("http://", "https://")) or urlsplit(by_default).path.endswith(".git"):
             raise self.instruction.refuse("a git repository cannot be added", "RUN git clone, or COPY a checkout")
         name = posixpath.basename(unquote(urlsplit(address).path))
         if self.into_folder and not name:

@@ -59,7 +59,7 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
         commands = dockerfile.parse_string(text)
     except (dockerfile.GoIOError, dockerfile.GoParseError) as error:
         line = re.search(r"line (\d+)", str(error))
-        where = f"{name}:{line[1]}" if line else name
+        where = f"{name}:{line[1] if line else _failing_line(text, str(error))}"
         raise SpecError(f"not a Dockerfile: {error}", where=where) from error
     written = [line.rstrip("\r") for line in text.split("\n")]
     instructions = [
@@ -68,7 +68,10 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
             values=tuple(command.value),
             flags=tuple(command.flags),
             is_json=command.json,
-            heredocs=tuple((h.name, h.content) for h in command.heredocs),
+            heredocs=tuple(
+                (h.name, _with_line_ends(h.content, text, command.start_line, command.end_line, name))
+                for h in command.heredocs
+            ),
             lines=tuple(written[command.start_line - 1 : command.end_line]),
             where=f"{name}:{command.start_line}",
             escape=escape,
@@ -84,6 +87,30 @@ def parse_dockerfile(text: str, name: str) -> list[Instruction]:
     if not any(i.name == "FROM" for i in instructions):
         raise SpecError("there is no FROM", where=name)
     return instructions
+
+
+def _with_line_ends(content: str, text: str, first: int, last: int, name: str) -> str:
+    """A here-document's text with the line ends it is written with: the parser gives each as a line feed.
+
+    Raises:
+        SpecError: they are of two kinds.
+    """
+    ends = {line.endswith("\r") for line in text.split("\n")[first - 1 : last - 1]}
+    if len(ends) == 2:
+        raise SpecError("a here-document has line ends of two kinds", where=f"{name}:{first}", fix="use one of them")
+    return content.replace("\n", "\r\n") if ends == {True} else content
+
+
+def _failing_line(text: str, message: str) -> int:
+    """Where the parser first says ``message``, which names no line."""
+    lines = text.split("\n")
+    for count in range(1, len(lines)):
+        try:
+            dockerfile.parse_string("\n".join(lines[:count]))
+        except (dockerfile.GoIOError, dockerfile.GoParseError) as error:
+            if str(error) == message:
+                return count
+    return len(lines)
 
 
 def _escape_character(text: str) -> str:
@@ -105,7 +132,7 @@ def read_dockerfile(path: Path, display_name: str | None = None) -> list[Instruc
     """
     name = display_name or str(path)
     try:
-        return parse_dockerfile(path.read_text(encoding="utf-8"), name)
+        return parse_dockerfile(path.read_bytes().decode("utf-8"), name)
     except FileNotFoundError:
         raise SpecError("no such file", where=name) from None
     except IsADirectoryError:

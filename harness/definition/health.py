@@ -26,7 +26,7 @@ def health_test(state: StageState) -> str | None:
         return None
     words = check.values[1:]
     command = join(words) if check.is_json else f"{join(state.shell)} {quote(' '.join(words))}"
-    lines = [] if state.workdir == "/" else [f"{state.enter_later()} || exit 1"]
+    lines = [] if state.workdir == "/" else [state.enter_later()]
     lines += [
         'command -v timeout >/dev/null || { echo "HEALTHCHECK as a test needs the program timeout" >&2; exit 1; }',
         f"timeout {_timeout_s(check):g} {command} || "

@@ -6,7 +6,9 @@ import json
 import re
 
 from harness.definition.dockerfile import Instruction
+from harness.definition.shell import ARGUMENT, quote
 from harness.definition.state import ROOT_USERS, StageState
+from harness.definition.words import Assumption, plain_text
 
 PREFIX = "docker."
 """Labels of instructions that mean nothing to Apptainer start with this."""
@@ -55,10 +57,13 @@ def health_check(state: StageState, instruction: Instruction) -> None:
 
 def user(state: StageState, instruction: Instruction) -> None:
     """USER: RUNs below run as that user; the image itself runs as whoever starts it."""
-    state.user = state.text(instruction.values[0], instruction).strip()
-    if "{{" in state.user:
-        raise instruction.refuse("a build argument cannot choose the user", "write the name")
-    if state.user in ROOT_USERS:
+    value = state.value(" ".join(instruction.values), instruction)
+    state.user = plain_text(value, where=instruction.where, what="USER").strip()
+    chosen = ARGUMENT.sub(lambda name: state.arguments[name[1]], state.user)
+    if chosen != state.user:
+        must = f"must {'' if chosen in ROOT_USERS else 'not '}name root"
+        state.scope.assumed.add(Assumption(value, "|".join(map(quote, sorted(ROOT_USERS))), chosen in ROOT_USERS, must))
+    if chosen in ROOT_USERS:
         state.labels.pop(f"{PREFIX}user", None)
         state.user = ""
     else:
@@ -67,7 +72,12 @@ def user(state: StageState, instruction: Instruction) -> None:
 
 def on_build(state: StageState, instruction: Instruction) -> None:
     """ONBUILD: recorded; it fires in a stage that starts from this one."""
-    text = re.sub(r"^\s*ONBUILD\s+", "", instruction.original, flags=re.IGNORECASE)
+    # With a here-document all lines are needed: ``original`` is the first alone.
+    written = "\n".join(instruction.lines) if "<<" in instruction.original else instruction.original
+    text = re.sub(r"^\s*ONBUILD\s+", "", written, flags=re.IGNORECASE)
+    trigger = text.split(None, 1)[0].upper()
+    if trigger in ("ONBUILD", "FROM", "MAINTAINER"):
+        raise instruction.refuse(f"{trigger} cannot be a trigger, as Docker says too", "remove the line")
     _check_raw(instruction, text)
     state.onbuild.append(text)
     _add(state, instruction, "onbuild", [" ".join(text.split())])

@@ -19,6 +19,15 @@ _INSTEAD = {
     "ssh": "a build of a definition has no agent; fetch it before and COPY it",
 }
 
+_TARGETS = ("target", "dst", "destination")
+_ACCESS = ("ro", "readonly", "rw", "readwrite")
+_SOURCES = ("from", "source", "src")
+_OPTIONS = {
+    "bind": (*_SOURCES, *_ACCESS),
+    "cache": ("id", "sharing", "mode", "uid", "gid", *_SOURCES, *_ACCESS),
+    "tmpfs": ("size",),
+}
+
 
 @dataclass(frozen=True)
 class Mounted:
@@ -42,14 +51,15 @@ def mounts(state: StageState, instruction: Instruction, stage: Stage) -> Mounted
             continue  # a definition's %post has the machine's network
         if name != "--mount":
             raise instruction.refuse(f"{flag} is not possible in a definition", "write the RUN without the flag")
-        options = _options(value)
+        options = {key: state.text(text, instruction) for key, text in _options(value).items()}
         kind = options.get("type", "bind")
-        if kind not in ("bind", "cache", "tmpfs"):
+        if kind not in _OPTIONS:
             raise instruction.refuse(f"--mount=type={kind} is not possible", _INSTEAD.get(kind, "use COPY"))
+        _check(kind, options, instruction)
         target = options.get("target") or options.get("dst") or options.get("destination")
         if not target:
             raise instruction.refuse(f"{flag} has no target", "write target=/folder")
-        path = state.path(state.text(target, instruction))
+        path = state.path(target)
         if path == "/":
             raise instruction.refuse(f"{flag} replaces the whole image", "mount a folder")
         _add(state, instruction, stage, kind, options, path, before, after)
@@ -84,7 +94,17 @@ def _add(
     keeps = f"{STAGING}/cache-{key}"
     make = f"mkdir -p {keeps} && chmod {quote_path(mode)} {keeps} && chown {quote_path(owner)} {keeps}"
     before.append(f"[ -d {keeps} ] || {{ {make}; }}")
-    before.append(f"mount_in rw {keeps} {target} {notes}")
+    before.append(f"mount_in {'ro' if _is_read_only(options) else 'rw'} {keeps} {target} {notes}")
+
+
+def _check(kind: str, options: dict[str, str], instruction: Instruction) -> None:
+    """Raises SpecError for what Docker would refuse: a misspelt option would mean another mount."""
+    valid = ("type", *_TARGETS, *_OPTIONS[kind])
+    for name in options:
+        if name not in valid:
+            raise instruction.refuse(f"--mount=type={kind} has no option '{name}'", f"valid: {', '.join(valid)}")
+    if options.get("sharing", "shared") not in ("shared", "private", "locked"):
+        raise instruction.refuse(f"sharing={options['sharing']} is unknown", "write shared, private or locked")
 
 
 def _is_writable(options: dict[str, str]) -> bool:
@@ -92,6 +112,10 @@ def _is_writable(options: dict[str, str]) -> bool:
         if options.get(name, "false").lower() != "false":
             return True
     return any(options.get(name, "").lower() == "false" for name in ("ro", "readonly"))
+
+
+def _is_read_only(options: dict[str, str]) -> bool:
+    return any(options.get(name, "false").lower() != "false" for name in ("ro", "readonly"))
 
 
 def _options(value: str) -> dict[str, str]:

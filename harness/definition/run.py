@@ -6,7 +6,7 @@ import re
 
 from harness.definition.dockerfile import Instruction
 from harness.definition.mounts import Stage, mounts
-from harness.definition.shell import STAGING, is_hostile, join, quote, uses_function
+from harness.definition.shell import STAGING, is_hostile, join, quote, quote_path, uses_function
 from harness.definition.state import DEFAULT_SHELL, ROOT_USERS, StageState
 
 # A RUN with one of these could tell the shell of %post, which traces its commands, from a shell of its own.
@@ -37,7 +37,7 @@ def _command(state: StageState, instruction: Instruction) -> str:
     prefix = ""
     if state.user not in ROOT_USERS:
         keeps_home = "harness_home=1; " if "HOME" in state.environment else ""
-        prefix = f"{keeps_home}run_as {quote(state.user)} "
+        prefix = f"{keeps_home}run_as {quote_path(state.user)} "
     if instruction.is_json:
         if not prefix and not is_hostile("\n".join(instruction.values)):
             return f"( {_plain_start(state)}\nexec {join(instruction.values)}\n)"

@@ -95,6 +95,12 @@ keep() ( # name, value of a variable: for %environment. Apptainer's own shell, w
     value=$(printf '%s.' "$2" | sed 's/["$`\\\\]/\\\\&/g') # the dot: a newline at the end is part of it
     printf '%s="%s"\\n' "$1" "${{value%.}}" >>{BASE_ENVIRONMENT}
 )""",
+    "base_value": """\
+base_value() ( # name: of a variable that a shell has a value of its own for, what the base says
+    said=/.singularity.d/env/10-docker2singularity.sh
+    grep -q "^export $1=" "$said" 2>/dev/null || exit 1
+    env -i /bin/sh -c ". $said; printf %s \\"\\$$1\\""
+)""",
     "owner": """\
 owner() ( # USER[:GROUP] as Docker's --chown reads it
     case $1 in
@@ -122,8 +128,8 @@ way() ( # staged, target, the folder a file goes to, owner or '', mode or '': be
 copy() ( # staged, target, the folder a file goes to
     if [ -d "$1" ]; then
         mkdir -p "$2"
-        chown "$(stat -c %u:%g "$2")" "$1"
-        chmod "$(stat -c %a "$2")" "$1"
+        chown "$(stat -Lc %u:%g "$2")" "$1"
+        chmod "$(stat -Lc %a "$2")" "$1"
         cp -a --remove-destination "$1/." "$2"
     else
         mkdir -p "$3"
@@ -187,11 +193,13 @@ send() ( # number, sources: packs what another stage copies from this one
             exit 1
         fi
         number=$((number + 1))
-        if [ -d "$source" ]; then
+        if [ "$source" = / ]; then
             tar -cf "$out/$number.folder" --numeric-owner --exclude=./proc --exclude=./sys --exclude=./dev \\
                 --exclude='./.singularity.d' --exclude='./.harness-out' --exclude='./.exec' --exclude='./.run' \\
                 --exclude='./.shell' --exclude='./.test' --exclude='./.post.script' --exclude='./singularity' \\
-                --exclude='./environment' -C "$source" .
+                --exclude='./environment' -C / .
+        elif [ -d "$source" ]; then
+            tar -cf "$out/$number.folder" --numeric-owner -C "$source" .
         else # a link that is named itself is followed, and gives the file its name
             mkdir "$out/$number"
             cp -a "$source" "$out/$number/$(basename "$named")"

@@ -12,7 +12,6 @@ from harness.definition.model import BuildStage, CopiedFile
 from harness.definition.shell import ARGUMENT, OUTGOING, STAGING, quote_path
 from harness.definition.state import StageState
 from harness.definition.words import expand, plain_text
-from harness.errors import SpecError
 
 _OWN_LABEL = re.compile(r"(?:stage|image)-\d+")
 
@@ -126,19 +125,15 @@ def _pattern_word(path: str) -> str:
     return "".join(p if p in "*?[]-" else quote_path(p) for p in re.findall(r"\{\{ \w+ \}\}|.", path, re.DOTALL))
 
 
-def check_platform(flags: tuple[str, ...], instruction: Instruction, supported: set[str]) -> None:
-    """FROM --platform: a definition builds for the machine it is built on.
+def platform(instruction: Instruction) -> str:
+    """The word of FROM --platform; empty: there is none.
 
     Raises:
-        SpecError: another platform, or another flag.
+        SpecError: another flag.
     """
-    for flag in flags:
-        name, _, value = flag.partition("=")
+    word = ""
+    for flag in instruction.flags:
+        name, _, word = flag.partition("=")
         if name != "--platform":
             raise instruction.refuse(f"{flag} is not supported", "remove the flag")
-        if value.strip("\"'") not in supported:
-            raise SpecError(
-                f"FROM: {flag} is not this machine's platform, and a definition cannot choose one",
-                where=instruction.where,
-                fix="remove the flag and build on such a machine",
-            )
+    return word

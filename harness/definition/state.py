@@ -17,7 +17,6 @@ from harness.definition.shell import (
     BASE_ENVIRONMENT,
     FORGET_BASE_VARIABLES,
     keep_argument,
-    quote,
     quote_path,
     read_argument,
     read_arguments,
@@ -37,6 +36,26 @@ from harness.definition.words import (
 from harness.errors import SpecError
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
+# Variables that the shell of %post has whatever the base says: to Docker they are empty unless the base sets them.
+_OF_ANY_SHELL = frozenset(
+    {
+        "EUID",
+        "GID",
+        "HOME",
+        "HOSTNAME",
+        "IFS",
+        "LOGNAME",
+        "MAIL",
+        "OLDPWD",
+        "OPTIND",
+        "PPID",
+        "PS2",
+        "PS4",
+        "PWD",
+        "SHELL",
+    }
+    | {"SHLVL", "TMPDIR", "UID", "USER", "_"}
+)
 ROOT_USERS = frozenset({"", "root", "0", "root:root", "0:0", "root:0", "0:root"})
 _ESCAPED_TWICE = frozenset('"$`\\')
 
@@ -196,12 +215,14 @@ class StageState:
 
     def enter_later(self) -> str:
         """As :meth:`enter`, for a script of the finished image, which has no build arguments."""
-        return f". {BASE_ENVIRONMENT}\n{self.enter()}" if ARGUMENT.search(self.workdir) else self.enter()
+        first = f". {BASE_ENVIRONMENT}\n" if ARGUMENT.search(self.workdir) else ""
+        said = f"WORKDIR {self.workdir} is not in reach; if a folder of the machine covers it: --no-home, --no-mount"
+        return f"{first}{self.enter()} || {{ echo {quote_path(said)} >&2; exit 1; }}"
 
     def make_workdir(self) -> str:
         """The command that makes what is missing of WORKDIR, as whom Docker makes it."""
         path = quote_path(self.workdir)
-        return f'folder {path} "$(user_owner {quote(self.user)})"' if self.user else f"mkdir -p {path}"
+        return f'folder {path} "$(user_owner {quote_path(self.user)})"' if self.user else f"mkdir -p {path}"
 
     def end_step(self, instruction: Instruction) -> None:
         """Note what an instruction added."""
@@ -211,8 +232,8 @@ class StageState:
     def layers(self) -> tuple[Layer, ...]:
         """All of it, for a definition: a layer for each instruction; what the image says of itself is in the last."""
         saved = sorted(self.saved)
-        first = [f'if [ -n "${{{n}+set}}" ]; then {saved_name(n)}=${n}; keep {saved_name(n)} "${n}"; fi' for n in saved]
-        said_again = tuple(f'if [ -n "${{{n}+set}}" ]; then {saved_name(n)}=${n}; fi' for n in saved)
+        first = list(map(_save, saved))
+        said_again = tuple(map(_say_again, saved))
         guards = sorted(a.command() for a in self.scope.assumed if self.arguments.keys() >= set(a.arguments))
         environment = "".join(map(shell_word, self.environment.values()))
         later = environment + quote_path(self.workdir)  # what the finished image uses
@@ -253,6 +274,21 @@ class StageState:
         """Add a command that does nothing but set a variable."""
         self.variables.add(len(self.commands))
         self.commands.append(command)
+
+
+def _save(name: str) -> str:
+    """The command that keeps what the base says of a variable."""
+    kept = f'keep {saved_name(name)} "${saved_name(name)}"'
+    if name in _OF_ANY_SHELL:
+        return f"if {saved_name(name)}=$(base_value {name}); then {kept}; else unset {saved_name(name)}; fi"
+    return f'if [ -n "${{{name}+set}}" ]; then {saved_name(name)}=${name}; {kept}; fi'
+
+
+def _say_again(name: str) -> str:
+    """As :func:`_save`, in a later image of the same stage."""
+    if name in _OF_ANY_SHELL:
+        return f"[ ! -f {BASE_ENVIRONMENT} ] || . {BASE_ENVIRONMENT}"
+    return f'if [ -n "${{{name}+set}}" ]; then {saved_name(name)}=${name}; fi'
 
 
 def _names(value: Value) -> set[str]:

@@ -9,6 +9,10 @@ from harness.definition.dockerfile import Instruction
 from harness.definition.state import StageState
 from harness.definition.words import Part, Scope, Value, expand, shell_word
 
+# What Apptainer's own shell, which sets the variables of a running image, lets nobody set.
+_READ_ONLY = frozenset({"UID", "EUID", "GID"})
+# What bash, where it is /bin/sh, lets nobody set; a RUN there has bash's value, with Docker too.
+_READ_ONLY_IN_BASH = frozenset({"UID", "EUID", "PPID", "BASHOPTS", "BASH_VERSINFO", "SHELLOPTS"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # Docker sets these itself where they are declared.
 _PROXIES = {n for p in ("HTTP", "HTTPS", "FTP", "NO", "ALL") for n in (f"{p}_PROXY", f"{p}_proxy".lower())}
@@ -25,6 +29,7 @@ def global_arg(instruction: Instruction, scope: Scope, arguments: dict[str, str]
     """ARG above the first FROM: for FROM lines, and the default of the stages' own ARG of that name."""
     for word in instruction.values:
         name, separator, default = word.partition("=")
+        _check_name(name, instruction)
         if separator:
             value = expand(default, scope, where=instruction.where, escape=instruction.escape)
         else:
@@ -37,6 +42,7 @@ def arg(state: StageState, instruction: Instruction, global_scope: Scope, global
     """ARG in a stage: a variable of the instructions that follow, until an ENV of that name; never of the image."""
     for word in instruction.values:
         name, separator, default = word.partition("=")
+        _check_name(name, instruction)
         if name in state.environment and not separator and name not in global_scope.values:
             continue  # without a value of its own it changes nothing; with one BuildKit lets it hide ENV's
         automatic = platform_arguments()
@@ -56,6 +62,8 @@ def arg(state: StageState, instruction: Instruction, global_scope: Scope, global
         if value == (Part("argument", name),):
             # No default: Docker leaves it unset.
             state.set_variable(f"[ -z {shell_word(value)} ] || export {name}={shell_word(value)}")
+        elif name in _READ_ONLY_IN_BASH:
+            state.set_variable(f"! ({name}=) 2>/dev/null || export {name}={shell_word(value)}")
         else:
             state.export(name, value)
 
@@ -68,6 +76,11 @@ def env(state: StageState, instruction: Instruction) -> None:
         name = state.text(word, instruction)
         if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             raise instruction.refuse(f"'{name}' is no name that a shell can export", "use letters, digits and _")
+        if name in _READ_ONLY:
+            raise instruction.refuse(
+                f"Apptainer lets no image set {name}, and every start would print an error",
+                f"use another name, such as USER_{name}, or ARG where only builds need it",
+            )
         values.append((name, state.keep_base_values(state.value(text, instruction))))
     for name, value in values:
         state.environment[name] = state.scope.values[name] = value
@@ -79,6 +92,11 @@ def need(value: Value, state: StageState, global_arguments: dict[str, str], inst
     for part in value:
         if part.kind == "argument":
             _set_default(part.text, global_arguments[part.text], state.arguments, instruction)
+
+
+def _check_name(name: str, instruction: Instruction) -> None:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise instruction.refuse(f"'{name}' is no name that a shell can export", "use letters, digits and _")
 
 
 def _declared(name: str, value: Value, arguments: dict[str, str], instruction: Instruction) -> Value:
