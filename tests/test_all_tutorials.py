@@ -9,6 +9,7 @@ time. The runs stay in ``runs/``: `make measured` writes docs/tutorials/measured
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from harness.cluster import ClusterSpec, PrivateCluster
 from harness.judge.verdict import Verdict, load_verdict
 from harness.project import Project
 from harness.run.paths import RunPaths
+from harness.run.result import load_result
 from harness.tutorial import Tutorial, load_tutorial, tutorial_ids
 
 # One of every stack, the quickest.
@@ -132,3 +134,20 @@ def test_a_served_model_passes_with_plain_transformers_too_under_its_own_name(ca
     for verdict in verdicts.values():
         assert {check.name for check in verdict.checks if check.group == "throughput"} >= {"transformers_token_rate"}
         assert "vllm_token_rate" not in verdict.to_json()
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_vllm_shares_every_layer_between_two_processes_and_answers_the_same(cache: Path, short_dir: Path) -> None:
+    """Tensor parallelism for real, on two cores; that the answers are those of plain transformers is judged."""
+    verdict = judged(("xscow-8",), cache, short_dir, "tensor_parallel=2")["xscow-8"]
+    assert_right({"xscow-8": verdict}, ("xscow-8",))
+    run = RunPaths(PROJECT.runs / verdict.run.run_id)
+    outputs = load_result(run.result).steps["serve"].outputs
+    assert (outputs["served_by"], outputs["tensor_parallel"]) == ("vllm", 2)
+    assert outputs["plain_answers_are_the_same"] is True
+    log = (run.outputs("serve") / "server.log").read_text(encoding="utf-8")
+    assert "Worker_TP0" in log
+    assert "Worker_TP1" in log
+    [met] = set(re.findall(r"/(vllm_dist_\w+)", log))
+    assert not list(Path("/dev/shm").glob(f"{met}*")), "memory of the node that nobody would free"

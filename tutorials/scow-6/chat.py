@@ -1,14 +1,16 @@
 """Ask a chat model of 4 billion parameters one question on one GPU, in 16 bits, and measure how fast it answers.
 
-vLLM serves it, and a client asks through the interface that OpenAI made common. ``--backend transformers`` runs the
-same model in this process, without a server, as the original did: for comparison, under its own name.
+vLLM serves it, and a client asks through the interface that OpenAI made common. ``--backend transformers`` serves the
+same model through plain transformers, with which the original answered: for comparison, by the same client, under its
+own name.
 """
 
 # First: this import marks the moment the program began.
 from harness.runtime import ProgramArguments
 
 # isort: split
-from service import ServedModel, main
+from served_model import ServedModel
+from service import main
 from tiny_qwen3 import save_tiny_qwen3
 
 # config.json as published, but for the type: this tutorial computes in float16

@@ -1,124 +1,124 @@
-"""Two ways to run the same model: a vLLM server that streams to a client, and plain transformers in this process.
+"""Two servers of the same model, vLLM and plain transformers: started here, asked and measured by one client.
 
-Both answer with the same :class:`Reply`, so their times mean the same; neither ever stands in for the other.
+Each says itself who it is; neither ever stands in for the other.
 """
 
 import importlib.metadata
-import random
-import time
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from harness.runtime import ProgramError, allocated_cores
+from harness.runtime import ProgramError
 from harness.runtime.chat_client import ChatClient, Reply
 from harness.runtime.server import serving
 
-NAME = "model"  # what the server calls the model
+NAME = "model"  # what a server calls the model
 GREEDY = {"temperature": 0, "seed": 0}
 
 Messages = list[dict[str, str]]
 
 
-class Engine(Protocol):
+class Engine:
     """What answers.
 
     Attributes:
-        backend: "vllm" or "transformers".
-        served_by: what the engine itself says it is.
-        version: of it.
+        backend: what was started: "vllm" or "transformers".
+        served_by: what the server says it is: another one on this port would be measured under this one's name.
+        version: of it, as it says.
     """
 
-    backend: str
-    served_by: str
-    version: str
-
-    def chat(self, messages: Messages, max_tokens: int) -> Reply:
-        """The greedy answer, up to its end."""
-
-    def continued(self, prompt: list[int], tokens: int) -> Reply:
-        """Exactly ``tokens`` tokens after ``prompt``, whether or not the model has ended."""
-
-
-class Vllm:
-    backend = "vllm"
-
-    def __init__(self, url: str) -> None:
+    def __init__(self, backend: str, url: str) -> None:
+        self.backend = backend
         self._client = ChatClient(url, NAME)
-        # The server says who it is: another one on this port would be measured under vLLM's name.
         self.served_by = str(self._client.get("/v1/models")["data"][0]["owned_by"])
         self.version = str(self._client.get("/version")["version"])
 
     def chat(self, messages: Messages, max_tokens: int) -> Reply:
+        """The greedy answer, up to its end."""
         return self._client.chat(messages, max_tokens, **GREEDY)
 
     def continued(self, prompt: list[int], tokens: int) -> Reply:
-        return self._client.complete(prompt, tokens, ignore_eos=True, min_tokens=tokens, **GREEDY)
+        """Exactly ``tokens`` tokens after ``prompt``, whether or not the model has ended."""
+        return self._client.complete(prompt, tokens, ignore_eos=True, **GREEDY)
 
 
 @contextmanager
 def vllm(
     folder: Path, log: Path, gpus: int, dtype: str, parallel: int, longest: int, random_weights: bool
-) -> Iterator[Vllm]:
-    """A server on a free port, stopped at the end. ``parallel``: processes that share every layer."""
+) -> Iterator[Engine]:
+    """vLLM's own server, stopped at the end. ``parallel``: processes that share every layer."""
     options = ["--served-model-name", NAME, "--max-model-len", str(longest), "--tensor-parallel-size", str(parallel)]
     # the model's own sampling settings would make greedy answers less than greedy (a repetition penalty)
     options += ["--generation-config", "vllm", "--seed", "0"]
     # a prompt that was seen before is computed again: else its answer would come from other kernels, and sooner
     options += ["--no-enable-prefix-caching", "--dtype", dtype]
+    variables: dict[str, str] = {}
     if not gpus:
-        options += ["--enforce-eager"]  # compiling for a CPU takes minutes
+        # Compiling for a CPU takes minutes. The option says so of the model; vocabularies that are shared by several
+        # processes are looked up by a function that is compiled all the same, if torch is not told.
+        options += ["--enforce-eager"]
+        variables = {"TORCH_COMPILE_DISABLE": "1", **cores_of_each(parallel, sorted(os.sched_getaffinity(0)))}
     if random_weights:
         options += ["--load-format", "dummy"]
 
     def command(port: int) -> list[str]:
         return ["vllm", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), *options]
 
-    variables = {}
-    if not gpus and allocated_cores() > 1:
-        # threads that compute wait by spinning: without a core of its own the server sends everything at the end
-        variables["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "1"
-    with serving(command, log, variables=variables) as url:
-        yield Vllm(url)
+    try:
+        with serving(command, log, variables=variables) as url:
+            yield Engine("vllm", url)
+    finally:
+        remove_shared(log)
 
 
-class Transformers:
-    """One request at a time. On several GPUs the layers are dealt out, and the GPUs take turns."""
+def remove_shared(log: Path) -> None:
+    """Remove what vLLM's processes met in: they are stopped before they do, and it is 4 MiB of the node's memory each.
 
-    backend = "transformers"
+    Args:
+        log: the server's, which says what they called it.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace")
+    for meeting in {Path(found) for found in re.findall(r"distributed_init_method=file://(/\S+)", text)}:
+        for left in (meeting, *Path("/dev/shm").glob(f"{meeting.name}-*")):
+            left.unlink(missing_ok=True)
 
-    def __init__(self, folder: Path, gpus: int, dtype: str) -> None:
-        self.served_by = type(self).backend
-        self.version = importlib.metadata.version("transformers")
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        place = {"device_map": "auto"} if gpus else {}
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **place).eval()
 
-    def chat(self, messages: Messages, max_tokens: int) -> Reply:
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        prompt = self._tokenizer(text, add_special_tokens=False).input_ids
-        return self._generate(prompt, max_tokens, end=self._tokenizer.eos_token_id)
+@contextmanager
+def plain(folder: Path, log: Path, gpus: int, dtype: str) -> Iterator[Engine]:
+    """``plain_server.py``, stopped at the end."""
+    program = str(Path(__file__).with_name("plain_server.py"))
+    options = ["--name", NAME, "--gpus", str(gpus), "--dtype", dtype]
 
-    def continued(self, prompt: list[int], tokens: int) -> Reply:
-        return self._generate(prompt, tokens, end=None)
+    def command(port: int) -> list[str]:
+        return [sys.executable, program, str(folder), "--port", str(port), *options]
 
-    @torch.no_grad()
-    def _generate(self, prompt: list[int], tokens: int, end: int | None) -> Reply:
-        sent = time.perf_counter()
-        given = torch.tensor([prompt], device=self._model.device)
-        step, found, first = None, [], 0.0
-        while len(found) < tokens and (not found or found[-1] != end):
-            past = None if step is None else step.past_key_values
-            step = self._model(given, past_key_values=past, use_cache=True, logits_to_keep=1)
-            given = step.logits[:, -1:].argmax(-1).to(self._model.device)
-            found.append(int(given))  # waits for the device, as streaming each token to somebody does
-            first = first or time.perf_counter()
-        text = self._tokenizer.decode(found, skip_special_tokens=True)
-        return Reply(text, len(prompt), len(found), len(found), sent, first, time.perf_counter())
+    with serving(command, log) as url:
+        yield Engine("transformers", url)
+
+
+def cores_of_each(parallel: int, cores: list[int]) -> dict[str, str]:
+    """vLLM's settings on a CPU: which of ``cores`` each of its ``parallel`` processes computes on.
+
+    Threads that compute wait by spinning: without a core of its own the server sends everything at the end. So it keeps
+    one, where there are more than the processes need.
+
+    Raises:
+        ProgramError: fewer cores than processes. They would wait for each other on the same one.
+    """
+    if parallel == 1:
+        return {"VLLM_CPU_NUM_OF_RESERVED_CPU": "1"} if len(cores) > 1 else {}
+    if parallel > len(cores):
+        raise ProgramError(f"--tensor-parallel {parallel} needs as many CPU cores, the job has {len(cores)}")
+    each = max(1, (len(cores) - 1) // parallel)
+    shares = [cores[rank * each : (rank + 1) * each] for rank in range(parallel)]
+    # vLLM itself would give each process a NUMA node, and start none where there are fewer nodes than processes
+    return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, share)) for share in shares)}
 
 
 def check_identity(engine: Engine) -> None:
@@ -130,7 +130,18 @@ def check_identity(engine: Engine) -> None:
         raise ProgramError(f"{engine.backend} {engine.version} answers, installed is {installed}")
 
 
-def random_prompt(number: int, length: int, vocabulary: int) -> list[int]:
-    """Token ids no other request shares, so that no cache of prefixes helps. The first 256 are bytes and signs."""
-    source = random.Random(number)
-    return [source.randrange(256, vocabulary) for _ in range(length)]
+def generated(folder: Path, talks: list[Messages], max_tokens: int, gpus: int, dtype: str) -> list[str]:
+    """The answers of transformers' own ``generate``, in this process: every server's are held against them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    place = {"device_map": "auto"} if gpus else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **place)
+    end = tokenizer.eos_token_id
+    # in place of the model's own, which would make greedy answers less than greedy (as in vllm above)
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
+    answers = []
+    for messages in talks:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        given = tokenizer(text, add_special_tokens=False, return_tensors="pt", return_token_type_ids=False)
+        both = model.generate(**given.to(model.device), max_new_tokens=max_tokens)[0]
+        answers.append(tokenizer.decode(both[given.input_ids.shape[1] :], skip_special_tokens=True))
+    return answers

@@ -1,15 +1,17 @@
 """Serve a model of 72 billion parameters from two GPUs with vLLM, ask it, and measure it as its users see it.
 
 The program starts the server on a free port, asks through the interface that OpenAI made common, and stops the server.
-Each layer is shared by both GPUs (tensor parallelism). ``--backend transformers`` runs the same model without a
-server, layers dealt out over the GPUs, which then take turns: for comparison, under its own name.
+Each layer is shared by both GPUs (tensor parallelism). ``--backend transformers`` serves the same model through plain
+transformers, layers dealt out over the GPUs, which then take turns: for comparison, by the same client, under its own
+name.
 """
 
 # First: this import marks the moment the program began.
 from harness.runtime import ProgramArguments
 
 # isort: split
-from service import ServedModel, main
+from served_model import ServedModel
+from service import main
 from tiny_qwen2 import save_tiny_qwen2
 
 # config.json as published

@@ -5,99 +5,44 @@ that both are measured by the same client in the same way.
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import (
-    DataError,
-    ModelError,
-    ProgramArguments,
-    ProgramError,
-    StepRun,
-    check_model,
-    choose_device,
-    model_folder,
-    read_prompt,
-    run_program,
-)  # fmt: skip
+from harness.runtime import ProgramArguments, ProgramError, StepRun, choose_device, read_prompt, run_program
 from harness.runtime.chat_client import Load, Reply, measure
 
 # isort: split
 import argparse
 import contextlib
 import dataclasses
-import json
+import random
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from engines import Engine, Transformers, check_identity, random_prompt, vllm
-from tiny_qwen2 import Messages, save_tokenizer
+from engines import Engine, check_identity, generated, plain, vllm
+from served_model import ServedModel, find_model
 
 UNKNOWN = "What is a word?"  # nothing a tiny model was taught: its answer hangs on every weight
 BACKENDS, WEIGHTS = ("vllm", "transformers"), ("real", "tiny", "random")
 
 
-@dataclasses.dataclass(frozen=True)
-class ServedModel:
-    """The model a tutorial is about.
-
-    Attributes:
-        owner, name: on the hub.
-        config: its config.json as published; the shape of ``--weights random``.
-        save_tiny: writes a tiny model of the same architecture that knows conversations by heart.
-        gpu_dtype: what a GPU computes the real model in; CPUs, and the tiny model, compute in float32.
-    """
-
-    owner: str
-    name: str
-    config: dict[str, Any]
-    save_tiny: Callable[..., float]
-    gpu_dtype: str
-
-    @property
-    def model_type(self) -> str:
-        return str(self.config["model_type"])
-
-
-def find_model(model: ServedModel, args: argparse.Namespace, scratch: Path) -> tuple[Path, dict[str, Any]]:
-    """(the model's folder, its config.json); a stand-in is made in ``scratch``.
-
-    Raises:
-        DataError, ModelError: it is not there, not whole, or of another architecture or size.
-    """
-    if args.weights == "tiny":
-        said = [(args.question, "A large language model predicts the next word."), ("Thank you.", "You are welcome.")]
-        talks: list[Messages] = [
-            [{"role": "user", "content": ask}, {"role": "assistant", "content": reply}] for ask, reply in said
-        ]
-        model.save_tiny(scratch / "tiny", talks, seed=args.seed)
-        return scratch / "tiny", check_model(scratch / "tiny", [model.model_type])
-    if args.weights == "random":
-        tokenizer = save_tokenizer(scratch / "random", [args.question])
-        config = {**model.config, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-        (scratch / "random" / "config.json").write_text(json.dumps(config, indent=1))
-        return scratch / "random", config
-    folder = Path(args.model) if args.model else model_folder([model.name, f"{model.owner}/{model.name}"])
-    if folder is None or not folder.is_dir():
-        where = args.model or f"{model.name} below the site's models root"
-        raise DataError(f"{where}: no such folder; fetch the model, or measure speed only: --weights random")
-    config = check_model(folder, [model.model_type], ["tokenizer.json"])
-    for key in ("hidden_size", "num_hidden_layers"):
-        if config.get(key) != model.config[key]:
-            raise ModelError(f"{folder}: its {key} is {config.get(key)}, that of {model.name} is {model.config[key]}")
-    return folder, config
-
-
 @contextlib.contextmanager
 def open_engine(run: StepRun, args: argparse.Namespace, folder: Path, gpus: int, dtype: str) -> Iterator[Engine]:
+    """The server that ``--backend`` names."""
+    log = run.output_file("server.log")
     if args.backend == "transformers":
-        yield Transformers(folder, gpus, dtype)
+        with plain(folder, log, gpus, dtype) as engine:
+            yield engine
         return
     longest = max(args.input_tokens + args.output_tokens, args.new_tokens + 128)
-    log = run.output_file("server.log")
     with vllm(folder, log, gpus, dtype, args.tensor_parallel, longest, args.weights == "random") as engine:
         yield engine
+
+
+def random_prompt(number: int, length: int, vocabulary: int) -> list[int]:
+    """Token ids no other request shares, so that no cache of prefixes helps. The first 256 are bytes and signs."""
+    source = random.Random(number)
+    return [source.randrange(256, vocabulary) for _ in range(length)]
 
 
 def measured(engine: Engine, args: argparse.Namespace, vocabulary: int, requests: int, concurrency: int) -> Load:
@@ -175,14 +120,13 @@ def serve(model: ServedModel, run: StepRun, args: argparse.Namespace, scratch: P
         second = engine.chat(unknown, args.new_tokens).text
         with run.phase("measured"):
             alone = measured(engine, args, config["vocab_size"], args.requests, 1)
-            # transformers answers one request at a time
+            # plain transformers answers one request at a time: together they would only wait for each other
             many = args.concurrency if engine.backend == "vllm" else 1
             together = measured(engine, args, config["vocab_size"], many * args.requests, many) if many > 1 else None
     report(run, engine.backend, alone, together)
     if args.compare:
         with run.phase("compare"):
-            plain = Transformers(folder, gpus, dtype)
-            texts = [plain.chat(said, args.new_tokens).text for said in (messages, unknown)]
+            texts = generated(folder, [messages, unknown], args.new_tokens, gpus, dtype)
         run.output("plain_answer", texts[0])
         run.output("answers", [reply.text, second])
         run.output("plain_answers", texts)
@@ -201,7 +145,7 @@ def parse_arguments(arguments: ProgramArguments) -> argparse.Namespace:
     arguments.parameter("output_tokens", 128, "of each measured request", minimum=2)
     arguments.parameter("requests", 8, "measured one by one; then so many for each that runs at once", minimum=1)
     arguments.parameter("concurrency", 16, "requests at once; 1: only one by one", minimum=1)
-    arguments.parameter("compare", False, "ask plain transformers the same, after the server has ended")
+    arguments.parameter("compare", False, "ask transformers' own generate the same, after the server has ended")
     arguments.parameter("seed", 1, "of tiny weights and the measured prompts", minimum=0)
     args = arguments.parse_args()
     for name, valid in (("backend", BACKENDS), ("weights", WEIGHTS)):
