@@ -129,7 +129,7 @@ def main():
                 time.sleep(0.1)
             run.output("sum", -1)
         if args.misbehave == "litter":
-            ends = ("_CACHE_DIR", "_CACHE_HOME", "_CACHE_ROOT", "_CACHE_PATH", "_EXTENSIONS_DIR", "CONFIGDIR", "HF_HOME")
+            ends = ("CONFIGDIR", "_CACHE_DIR", "_CACHE_PATH", "_CACHE_HOME", "_CACHE_ROOT", "EXTENSIONS_DIR", "HF_HOME")
             places = {name: Path(place) for name, place in os.environ.items() if name.endswith(ends)}
             places["home"] = Path.home() / ".cache"
             for place in places.values():

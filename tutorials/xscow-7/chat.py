@@ -179,7 +179,7 @@ def main() -> None:
     arguments.parameter(
         "turns", "My name is Ada.|What is my name?|Thank you.", "said after that, with | between; the second alone too"
     )
-    arguments.parameter("kernel", "auto", "what computes with packed weights: auto: Marlin on GPUs from 8.0 on; torch, marlin, …")
+    arguments.parameter("kernel", "auto", "for packed weights: auto (Marlin on GPUs from 8.0 on), torch, marlin, …")
     arguments.parameter("new_tokens", 512, "an answer's longest length", minimum=1)
     arguments.parameter("windows", 6, "of timed decoding; the first is warm-up", minimum=2)
     arguments.parameter("window_tokens", 64, "tokens generated in each of them", minimum=1)
