@@ -68,7 +68,7 @@ def shared_memory(function: object, target: str | dict[str, str]) -> int:
 def need_shared_memory(function: object, target: str) -> None:
     """Refuse, before anything is compiled, tiles that do not fit: their launch would fail, in the driver's words."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    limit = getattr(properties, "shared_memory_per_block_optin", None)  # torch before 2.6 does not tell
+    limit = getattr(properties, "shared_memory_per_block_optin", None)  # not every torch tells
     needed = shared_memory(function, target)
     if limit is not None and needed > limit:
         raise ProgramError(
