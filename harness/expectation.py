@@ -4,7 +4,7 @@
 kind      passes when
 ========= ==================================================================================================
 exact     the output equals a value (text, number, true or false, or a list of those)
-number    the output is inside [min, max], or within a tolerance of a value; above warn_max it warns
+number    the output is inside [min, max], or within a tolerance of a value; beyond warn_min or warn_max it warns
 text      the output, or a text file, matches a regular expression and does not match a forbidden one
 curve     the output is a list of finite numbers that moves the right way or stays inside bounds
 file      the file is there, whole, and not empty
@@ -79,6 +79,7 @@ class NumberExpectation(_Expectation):
     warn_max: float | None = Field(
         None, description="above this it warns, above max it fails: for what a machine gives"
     )
+    warn_min: float | None = Field(None, description="below this it warns, below min it fails")
     equals: float | None = None
     tolerance: float = Field(0.0, ge=0)
     rel_tolerance: float = Field(0.0, ge=0)
@@ -91,6 +92,8 @@ class NumberExpectation(_Expectation):
             raise ValueError(f"expectation '{self.name}': rel_tolerance needs equals")
         if self.warn_max is not None and (self.max is None or self.warn_max >= self.max):
             raise ValueError(f"expectation '{self.name}': warn_max needs a max above it")
+        if self.warn_min is not None and (self.min is None or self.warn_min <= self.min):
+            raise ValueError(f"expectation '{self.name}': warn_min needs a min below it")
         return self
 
 

@@ -56,8 +56,8 @@ def make_environment(prefix: Path) -> Path:
     return prefix
 
 
-def bash(**variables: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", JOB]
+def bash(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", JOB, *options]
     environment = {**os.environ, "PRESET": "smoke", **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
@@ -105,6 +105,20 @@ def test_a_session_is_refused(at: Path) -> None:
 
 
 # -- the run --------------------------------------------------------------------------------------------------------
+
+
+def test_compiled_kernels_go_to_the_jobs_scratch(at: Path) -> None:
+    """All caches that the job names; HOME stays the person's, who has tokens there."""
+    make_environment(at / "mine")
+    (at / "home").mkdir()
+    (at / "scratch").mkdir()
+    done = bash("--misbehave=litter", CONDA_ENV="mine", HOME=str(at / "home"), TMPDIR=str(at / "scratch"))
+    assert done.returncode == 0, done.stderr
+    littered = load_result(run_of(done.stdout, at).result).steps["count"].outputs["littered"]
+    assert littered.pop("home") == str(at / "home/.cache")
+    assert set(littered) >= {"GPTQMODEL_TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"}
+    assert all(place.startswith(f"{at}/scratch/") for place in littered.values()), littered
+    assert not list((at / "scratch").iterdir())
 
 
 def test_it_runs_the_same_steps_and_the_verdict_says_that_no_image_was_used(at: Path) -> None:

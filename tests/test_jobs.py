@@ -193,6 +193,18 @@ def test_the_program_sees_the_models_root_and_half_a_model_is_an_error(at: Path,
     assert "model None\n" in bash(CPU_JOB, PRESET="smoke").stdout
 
 
+def test_what_libraries_leave_at_home_goes_to_the_jobs_scratch(at: Path) -> None:
+    """Kernels compiled at run time: into the folders the job names, or below a home that can be written."""
+    done = bash(CPU_JOB, "--misbehave=litter", PRESET="smoke")
+    assert done.returncode == 0, done.stderr
+    outputs = load_result(run_of(done.stdout, at).result).steps["count"].outputs
+    assert outputs["littered"]["home"] == "/tmp/.cache"
+    assert set(outputs["littered"]) >= {"GPTQMODEL_TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"}
+    assert all(place.startswith("/tmp/") for place in outputs["littered"].values())
+    assert not (Path.home() / ".cache/litter").exists()
+    assert not Path("/tmp/.cache/litter").exists()  # the job's own /tmp, which went with it
+
+
 def test_a_preset_that_needs_a_model_ends_with_the_line_that_fetches_it(at: Path, tmp_path: Path) -> None:
     done = bash(CPU_JOB, PRESET="bench", MODELS=str(tmp_path))
     assert done.returncode == 2

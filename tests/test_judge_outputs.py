@@ -126,6 +126,12 @@ def test_a_number_may_warn_before_it_fails(steps: Steps) -> None:
     bilingual(poor.message, poor.message.zh)
     assert "poor = 0.21, expected ≥ 0 and ≤ 0.5 (better ≤ 0.2)" in poor.message
     fails(steps.judge("number", "bad", **bounds), "0.51", "≤ 0.5")
+    steps.report(level=1.0, slower=0.99, slow=0.79)
+    bounds = {"min": 0.8, "warn_min": 1.0}
+    passes(steps.judge("number", "level", **bounds))
+    slower = steps.judge("number", "slower", **bounds)
+    assert slower.status == "warn" and "expected ≥ 0.8 (better ≥ 1)" in slower.message
+    fails(steps.judge("number", "slow", **bounds), "0.79", "≥ 0.8")
 
 
 def test_number_tolerances(steps: Steps) -> None:
@@ -347,6 +353,8 @@ def test_same_arrays(steps: Steps) -> None:
         ("number", {"min": 0, "rel_tolerance": 0.1}, "rel_tolerance needs equals"),
         ("number", {"min": 0, "warn_max": 0.1}, "warn_max needs a max above it"),
         ("number", {"max": 0.1, "warn_max": 0.1}, "warn_max needs a max above it"),
+        ("number", {"max": 1, "warn_min": 0.1}, "warn_min needs a min below it"),
+        ("number", {"min": 0.1, "warn_min": 0.1}, "warn_min needs a min below it"),
         ("text", {"pattern": "("}, "not a regular expression"),
         ("curve", {}, "needs direction ('decreasing', 'increasing'), min or max"),
         ("curve", {"min": 0, "monotone": True}, "need direction"),

@@ -170,6 +170,7 @@ def test_the_cpu_stack_builds_and_works(name: str, cache: Path, tmp_path: Path) 
     engine = find_engine()
     command = [str(engine.path), "exec", *engine.run_flags(), "--cleanenv", "--containall"]
     command += ["--bind", f"{EXERCISES}:/exercises:ro", "--bind", f"{tmp_path}:/scratch", "--pwd", "/scratch"]
-    command += [done.stdout.strip(), "python", f"/exercises/{exercise.name}"]
+    command += ["--bind", f"{REPOSITORY}:/repository:ro"]
+    command += [done.stdout.strip(), "python", f"/exercises/{exercise.name}", "/repository"]
     ran = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]

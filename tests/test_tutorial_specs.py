@@ -16,7 +16,7 @@ from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
 from harness.errors import SpecError, UserError
 from harness.job.render import render_job
-from harness.judge import judge_run
+from harness.judge import Verdict, judge_run
 from harness.project import PRESETS, PresetName, Project
 from harness.run.evidence import gather_evidence
 from harness.site import load_site
@@ -368,6 +368,68 @@ def test_imagenet_that_waits_for_its_loader_as_the_original_did_is_not_right(
     verdict = judge_run(gather_evidence(make_run(tmp_path / "run", data)), load_tutorial(PROJECT, "xscow-3"), None)
     found = [check for check in verdict.checks if check.name == "data_wait_share"]
     assert [(check.step, check.group, check.status) for check in found] == [("train", "output", status)]
+
+
+def on_an_h100(folder: Path, tutorial_id: str, preset: str, rate: float, outputs: dict[str, Any]) -> Verdict:
+    """The verdict on a run of one step that reports this rate and these outputs."""
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    spec = tutorial.throughput
+    data = gpu_result()
+    data.update(tutorial=tutorial_id, preset=preset)
+    step = data["steps"].pop("train")
+    step["device"] |= {"name": "NVIDIA H100 80GB HBM3", "compute_capability": [9, 0]}
+    step["metrics"] = {spec.metric: {"value": rate, "unit": spec.unit, "samples": [rate] * 9}}
+    step["outputs"] = outputs
+    data["steps"][spec.step] = step
+    return judge_run(gather_evidence(make_run(folder, data)), tutorial, None)
+
+
+@pytest.mark.parametrize(
+    ("tutorial_id", "preset", "rate", "worst"),
+    [
+        ("scow-0", "full", 30_000, "fail"),  # of 989,000: what one floor for all GPUs let pass
+        ("scow-0", "bench", 640_000, "fail"),
+        ("scow-0", "bench", 700_000, "warn"),
+        ("scow-0", "bench", 790_000, "pass"),
+        ("scow-0", "smoke", 30_000, "pass"),
+        ("xscow-2", "full", 60_000, "warn"),  # the goal: 20 x the original's 3,300
+        ("xscow-2", "full", 66_001, "pass"),
+        ("xscow-2", "smoke", 60_000, "pass"),
+        ("mnist", "full", 60_000, "warn"),
+        ("mnist", "bench", 66_001, "pass"),
+        ("mnist", "smoke", 12_000, "pass"),
+        ("xscow-7", "full", 8.2, "fail"),  # 1.52 ms per layer
+        ("xscow-7", "full", 8.5, "warn"),
+    ],
+)
+def test_a_gpu_far_below_what_it_can_do_is_not_right(
+    tmp_path: Path, tutorial_id: str, preset: str, rate: float, worst: str
+) -> None:
+    verdict = on_an_h100(tmp_path / "run", tutorial_id, preset, rate, {})
+    found = {check.status for check in verdict.checks if check.group == "throughput"} - {"skip"}
+    assert found, [check.name for check in verdict.checks]
+    assert next(status for status in ("fail", "warn", "pass") if status in found) == worst, [
+        check.message for check in verdict.checks if check.group == "throughput"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "seen", "status"),
+    [
+        ("bench", "lexical_difference", 0.0064, "pass"),  # measured: float16, a random model of full size
+        ("bench", "lexical_difference", 0.012, "pass"),
+        ("bench", "lexical_difference", 0.04, "fail"),
+        ("bench", "dense_difference", 0.00017, "pass"),
+        ("bench", "colbert_difference", 0.003, "fail"),
+        ("full", "lexical_difference", 0.012, "fail"),
+        ("full", "dense_difference", 0.003, "pass"),
+    ],
+)
+def test_half_precision_may_differ_by_as_much_as_its_scores_are_large(
+    tmp_path: Path, preset: str, name: str, seen: float, status: str
+) -> None:
+    verdict = on_an_h100(tmp_path / "run", "xscow-4", preset, 5000, {name: seen})
+    assert [check.status for check in verdict.checks if check.name == name] == [status]
 
 
 def test_a_preset_may_have_its_own_work_per_unit_and_floors() -> None:

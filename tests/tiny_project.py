@@ -96,6 +96,7 @@ PROGRAM = """\
 import os
 import sys
 import time
+from pathlib import Path
 
 from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, model_folder, run_program
 
@@ -103,7 +104,7 @@ from harness.runtime import DeviceFacts, ProgramArguments, StepRun, Throughput, 
 def main():
     parser = ProgramArguments("Count.")
     parser.parameter("to", 1000, "count to this")
-    parser.parameter("misbehave", "no", "no, hang, end (no result), memory, or outlive (the next attempt)")
+    parser.parameter("misbehave", "no", "no, hang, end (no result), memory, litter, or outlive (the next attempt)")
     args = parser.parse_args()
     print("arguments", sys.argv[1:], "greeting", os.environ.get("GREETING"), flush=True)
     print("node", os.environ.get("HARNESS_NODE"), "GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
@@ -127,6 +128,14 @@ def main():
             while not os.path.exists(os.environ["HARNESS_RUN_DIR"] + "/attempt-1/exit_code"):
                 time.sleep(0.1)
             run.output("sum", -1)
+        if args.misbehave == "litter":
+            ends = ("CONFIGDIR", "_CACHE_DIR", "_CACHE_PATH", "_CACHE_HOME", "_CACHE_ROOT", "EXTENSIONS_DIR", "HF_HOME")
+            places = {name: Path(place) for name, place in os.environ.items() if name.endswith(ends)}
+            places["home"] = Path.home() / ".cache"
+            for place in places.values():
+                place.mkdir(parents=True, exist_ok=True)
+                (place / "litter").write_text("compiled")
+            run.output("littered", {name: str(place) for name, place in places.items()})
         if args.misbehave == "memory":
             hoard = [bytearray(os.urandom(1 << 20) * 10) for _ in range(100)]
             print(len(hoard), "times 10 MiB")

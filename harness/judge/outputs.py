@@ -186,7 +186,7 @@ def _identical(one: Any, other: Any) -> bool:
 
 
 def judge_number(expectation: NumberExpectation, step: StepResult) -> Finding:
-    """Inside [min, max] and within ``tolerance`` of ``equals``, as far as each is given; a warning above warn_max."""
+    """Inside [min, max] and within ``tolerance`` of ``equals``, if given; a warning beyond warn_min and warn_max."""
     expected = _range(expectation)
     if expectation.name not in step.outputs:
         return Finding("fail", missing(expectation.name, step), expected=expected)
@@ -205,7 +205,9 @@ def judge_number(expectation: NumberExpectation, step: StepResult) -> Finding:
     # The edge of the tolerance belongs to it also where the subtraction rounds.
     slack = _tolerance(expectation) * (1 + 1e-9)
     off = expectation.equals is not None and not abs(value - expectation.equals) <= slack
-    poor = expectation.warn_max is not None and value > expectation.warn_max
+    poor = (expectation.warn_max is not None and value > expectation.warn_max) or (
+        expectation.warn_min is not None and value < expectation.warn_min
+    )
     status: Status = "fail" if too_low or too_high or off else "warn" if poor else "pass"
     message = say(
         "{name} = {value}, expected {expected}",
@@ -230,10 +232,11 @@ def _range(expectation: NumberExpectation) -> Said:
     if expectation.equals is not None:
         parts.append(f"{shown(expectation.equals)} ± {shown(_tolerance(expectation))}")
     bounds = Said(" and ".join(parts), " 且 ".join(parts))
-    if expectation.warn_max is None:
+    warns = [("≥", expectation.warn_min), ("≤", expectation.warn_max)]
+    better = ", ".join(f"{sign} {shown(bound)}" for sign, bound in warns if bound is not None)
+    if not better:
         return bounds
-    better = shown(expectation.warn_max)
-    return say("{bounds} (better ≤ {better})", "{bounds}（最好 ≤ {better}）", bounds=bounds, better=better)
+    return say("{bounds} (better {better})", "{bounds}（最好 {better}）", bounds=bounds, better=better)
 
 
 def judge_text(expectation: TextExpectation, outputs: StepOutputs) -> Finding:

@@ -10,9 +10,9 @@ unset PYTHONPATH PYTHONHOME PYTHONSTARTUP LD_PRELOAD CC CXX
 export CONDA_PREFIX=$prefix PATH=$prefix/bin:/usr/local/bin:/usr/bin:/bin TMPDIR=$scratch
 # What activating would have set: programs that compile when they run take the environment's compiler, not the node's.
 if [ -x "$prefix/bin/g++" ]; then export CC=$prefix/bin/gcc CXX=$prefix/bin/g++; fi
-# Caches that the job put below an image's /tmp.
+# Caches that the job put below an image's /tmp. HOME stays the person's: it can be written here, and has their tokens.
 for name in MPLCONFIGDIR HF_HOME TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR TORCH_EXTENSIONS_DIR CUDA_CACHE_PATH \
-    VLLM_CACHE_ROOT TILELANG_CACHE_DIR; do
+    VLLM_CACHE_ROOT TILELANG_CACHE_DIR TVM_FFI_CACHE_DIR XDG_CACHE_HOME GPTQMODEL_TORCH_EXTENSIONS_DIR GPTQMODEL_CACHE_DIR; do
     [ -z "${!name:-}" ] || export "$name=$scratch/${!name#/tmp/}"
 done
 cd "$(dirname "$start")"

@@ -319,7 +319,9 @@ job_step() { # STEP [OPTIONS]
         # Caches belong on this node's disk: many jobs compiling into one home folder corrupt one another.
         TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface TRITON_CACHE_DIR=/tmp/triton
         TORCHINDUCTOR_CACHE_DIR=/tmp/inductor TORCH_EXTENSIONS_DIR=/tmp/torch-extensions CUDA_CACHE_PATH=/tmp/cuda
-        VLLM_CACHE_ROOT=/tmp/vllm TILELANG_CACHE_DIR=/tmp/tilelang
+        VLLM_CACHE_ROOT=/tmp/vllm TILELANG_CACHE_DIR=/tmp/tilelang TVM_FFI_CACHE_DIR=/tmp/tvm-ffi XDG_CACHE_HOME=/tmp/cache
+        # GPTQModel compiles its kernels when they are first used; what it would download for one of them is not to be had.
+        GPTQMODEL_TORCH_EXTENSIONS_DIR=/tmp/gptqmodel-extensions GPTQMODEL_CACHE_DIR=/tmp/gptqmodel GPTQMODEL_OFFLINE=1
         "${HUB_VARIABLES[@]}"
     )
     if [ -n "$MEETING_PORT" ]; then # this is the first node of the job
@@ -342,9 +344,11 @@ job_step() { # STEP [OPTIONS]
     unset "$prefix"{HARNESS_NODES,HARNESS_NODE_RANK,HARNESS_RENDEZVOUS,MASTER_ADDR,MASTER_PORT} \
         "$prefix"{RANK,LOCAL_RANK,WORLD_SIZE,LOCAL_WORLD_SIZE,NPROC_PER_NODE}
     for variable in "${variables[@]}"; do export "$prefix${variable?}"; done
+    # What asks for none of these variables writes below HOME: a person's own is not in the image, and the folder of its
+    # name cannot be written. So HOME is the scratch, which is bound to /tmp; --no-home keeps anything else from there.
     local command=(bash "$PWD/jobs/lib/in-conda.sh" "$CONDA")
     [ "$ENVIRONMENT" = conda ] ||
-        command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home "${ROOT_BIND[@]}"
+        command=("$ENGINE" --quiet run "${USERNS[@]}" "${NV[@]}" --cleanenv --no-home --home /tmp "${ROOT_BIND[@]}"
         --bind "$RUN_DIR" "${DATA_BIND[@]}" "${MODELS_BIND[@]}" --pwd /opt/tutorial)
     if [ -n "${OPEN:-}" ]; then
         command[2]='exec'

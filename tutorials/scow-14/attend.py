@@ -8,18 +8,23 @@ import argparse
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
-from kernels import Tiles, attention
+from kernels import Tiles, attention, attention_tiles
 from versus import choose_dialect, compile_kernel, need_multiple, race, worst_error
 
-THREADS = 256  # of each tile: eight warps; on Hopper two groups of four, 64 rows each
+THREADS = 256  # of each tile at most: eight warps; on Hopper two groups of four, 64 rows each
 
 
 def attend(run: StepRun, args: argparse.Namespace) -> None:
-    need_multiple("length", args.length, "tile_rows", args.tile_rows)
-    need_multiple("length", args.length, "tile_keys", args.tile_keys)
     device, dtype, dialect = choose_dialect(run, THREADS)
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    asked = Tiles(args.tile_rows, args.tile_keys, args.head_width, args.stages)
+    tiles, threads = attention_tiles(asked, capability)
+    need_multiple("length", args.length, "tile_rows", tiles.rows)
+    need_multiple("length", args.length, "tile_keys", tiles.columns)
+    run.output("tiles", tiles._asdict())
+    if dialect.threads is not None:
+        dialect = dialect._replace(threads=threads)
     shape = (args.batch, args.heads, args.length, args.head_width)
-    tiles = Tiles(args.tile_rows, args.tile_keys, args.head_width, args.stages)
     kernel = compile_kernel(run, attention(dialect, *shape, tiles), dialect)
 
     torch.manual_seed(args.seed)

@@ -52,6 +52,19 @@ class Tiles(NamedTuple):
     stages: int
 
 
+def attention_tiles(asked: Tiles, capability: tuple[int, int] | None) -> tuple[Tiles, int]:
+    """(tiles, threads of each) for :func:`attention` on a GPU of this compute capability; None: on a CPU.
+
+    Blocks of 128 rows and 64 keys of width 128 take 112 KiB of shared memory before 8.0, where the weights are in it as
+    well. Volta has 96 KiB and Turing 64: half the rows, half the keys, nothing fetched ahead. A warp owns 16 rows, as
+    many as tensor cores multiply at once: more warps than that would share rows, which TileLang refuses.
+    """
+    tiles = asked
+    if capability is not None and capability < (8, 0):
+        tiles = Tiles(min(asked.rows, 64), min(asked.columns, 32), asked.depth, 1)
+    return tiles, max(32, min(256, tiles.rows // 16 * 32))
+
+
 def scaled_relu_matmul(dialect: Dialect, m: int, n: int, k: int, tiles: Tiles, scale: float) -> Any:
     """``max(scale * A @ B, 0)``: A is (m, k), B is (k, n). The activation costs nothing: the tile is still at hand."""
     T, dtype = dialect.language, dialect.dtype  # noqa: N806 - the name all of TileLang's texts use

@@ -32,12 +32,22 @@ from weights import find_weights
 WEIGHTS = ("real", "tiny", "random")
 
 
+def choose_kernel(device: torch.device, asked: str) -> str:
+    """What the library is to compute with: Marlin where it is fast, unless something else was asked for.
+
+    Left alone the library takes Machete on Hopper, whose sources it downloads: compute nodes reach no such place.
+    """
+    if asked == "auto" and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "marlin"
+    return asked
+
+
 def load(folder: Path, device: torch.device, kernel: str) -> nn.Module:
     # CPUs compute in float32; the model was published in float16, also for GPUs that know bfloat16
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     if device.type == "cpu":
         torch.compiler.set_stance("force_eager")  # compiling takes minutes here, and the tiny model milliseconds
-    choice = GPTQConfig(bits=4, backend=kernel)
+    choice = GPTQConfig(bits=4, backend=choose_kernel(device, kernel))
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, device_map={"": device}, quantization_config=choice
     ).eval()
@@ -169,7 +179,7 @@ def main() -> None:
     arguments.parameter(
         "turns", "My name is Ada.|What is my name?|Thank you.", "said after that, with | between; the second alone too"
     )
-    arguments.parameter("kernel", "auto", "what computes with packed weights: auto (the fastest), torch, marlin, …")
+    arguments.parameter("kernel", "auto", "for packed weights: auto (Marlin on GPUs from 8.0 on), torch, marlin, …")
     arguments.parameter("new_tokens", 512, "an answer's longest length", minimum=1)
     arguments.parameter("windows", 6, "of timed decoding; the first is warm-up", minimum=2)
     arguments.parameter("window_tokens", 64, "tokens generated in each of them", minimum=1)
