@@ -14,6 +14,11 @@ from harness.specfile import LocalizedText, SpecModel
 _HUB_NAME = r"^[\w.-]+/[\w.-]+$"
 
 
+def alternatives(entry: str) -> list[str]:
+    """The names under which a file may lie, of an entry of ``files``: any one of them will do."""
+    return entry.split("|")
+
+
 class Download(SpecModel):
     """A file on plain servers, for data sets that no hub has as their readers want them."""
 
@@ -37,7 +42,9 @@ class DataSet(SpecModel):
 
     name: str
     folders: list[str] = Field(min_length=1, description="where it may lie below the site's data root")
-    files: list[str] = Field(min_length=1, description="files that must all be in that folder, plain or .gz")
+    files: list[str] = Field(
+        min_length=1, description="what must be in that folder, as its programs look for it: NAME, or NAME|OTHER NAME"
+    )
     source: str = Field(description="where it comes from, for a person")
     hub: str | None = Field(None, pattern=_HUB_NAME, description="its repository on Hugging Face: owner/name")
     modelscope: str | None = Field(None, pattern=_HUB_NAME, description="on ModelScope, where it is called otherwise")
@@ -53,11 +60,21 @@ class DataSet(SpecModel):
     @model_validator(mode="after")
     def _checksums(self) -> DataSet:
         for file, digest in self.sha256.items():
-            if file not in self.files:
-                raise ValueError(f"sha256 names '{file}'; valid: {', '.join(self.files)}")
+            valid = [name for entry in self.files for name in alternatives(entry)]
+            if file not in valid:
+                raise ValueError(f"sha256 names '{file}'; valid: {', '.join(valid)}")
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
                 raise ValueError(f"sha256 of '{file}' is '{digest}', not 64 hexadecimal digits")
         return self
+
+    @property
+    def said_files(self) -> str:
+        """``train.tsv (or train.txt), dev.tsv``: what must be there, for an error message."""
+        said = []
+        for entry in self.files:
+            first, *others = alternatives(entry)
+            said.append(f"{first} (or {', '.join(others)})" if others else first)
+        return ", ".join(said)
 
     @property
     def key(self) -> str:

@@ -13,7 +13,10 @@ from hub_support import run_here, site
 from tiny_hub import TinyHub
 from tiny_project import REPOSITORY
 
+from harness.project import Project
+from harness.run.needs import look
 from harness.runtime import environment
+from harness.tutorial import load_tutorial
 
 JOB = "jobs/tutorial2.apptainer.cpu.job"
 MODEL = "Qwen/Qwen3-4B-Instruct-2507"
@@ -115,3 +118,38 @@ def test_scow_4_says_what_is_wrong_before_it_begins(
     assert done.returncode == 2
     assert words in done.stderr
     assert "tiny/random-weights" not in done.stdout
+
+
+IDX = ["train-images{}idx3-ubyte", "train-labels{}idx1-ubyte", "t10k-images{}idx3-ubyte", "t10k-labels{}idx1-ubyte"]
+
+
+@pytest.mark.parametrize(
+    ("tutorial_id", "folder", "files", "lacking"),
+    [
+        ("scow-7", "MRPC", ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"], ""),
+        ("scow-7", "MRPC", ["train.tsv", "msr_paraphrase_dev.tsv"], ""),
+        ("scow-7", "MRPC", ["train.tsv", "dev.tsv.gz"], "MRPC/dev.tsv"),
+        ("xscow-2", "mnist", [name.format(".") for name in IDX], ""),
+        ("mnist", "MNIST/raw", [name.format("-") + ".gz" for name in IDX], ""),
+        ("mnist", "mnist", [name.format(".") + ".gz" for name in IDX[:3]], "mnist/t10k-labels-idx1-ubyte"),
+        ("xscow-1", "ames", ["train.csv.gz"], "ames/train.csv"),
+        ("scow-3", "cifar10", ["data_batch_1.gz"], "cifar10/data_batch_1"),
+    ],
+)
+def test_a_job_accepts_the_files_that_its_program_opens_and_no_others(
+    tmp_path: Path, tutorial_id: str, folder: str, files: list[str], lacking: str
+) -> None:
+    """And `harness submit` with it."""
+    tutorial = load_tutorial(Project(REPOSITORY), tutorial_id)
+    (tmp_path / folder).mkdir(parents=True)
+    for file in files:
+        (tmp_path / folder / file).write_text("1")
+    script = REPOSITORY / "jobs" / f"{tutorial.stem}.apptainer.cpu.job"
+    [check] = [line for line in script.read_text().splitlines() if line.startswith("job_check_data ")]
+    said = sourced(REPOSITORY, f"DATA_ROOT={tmp_path}; {check}; echo on")
+    found = look("data", tutorial.data[0], tmp_path)
+    if lacking:
+        assert said[0].startswith(f"error: data set incomplete: {tmp_path}/{lacking} is missing")
+        assert found is not None and found.problem == f"{tmp_path}/{lacking} is missing"
+    else:
+        assert (said, found) == (["on"], None)

@@ -176,7 +176,7 @@ def test_half_a_data_set_is_an_error_not_a_fallback(at: Path, tmp_path: Path) ->
     assert "b.txt is missing" in errors(done.stderr)[0]
     # Whole in another of its usual folders is whole.
     (tmp_path / "other/numbers").mkdir(parents=True)
-    for name in ("a.txt", "b.txt.gz"):
+    for name in ("a.txt", "b.txt"):
         (tmp_path / "other/numbers" / name).write_text("1")
     assert bash(CPU_JOB, DATA=str(tmp_path), PRESET="smoke").returncode == 0
 

@@ -37,6 +37,9 @@ def test_a_page_names_what_is_there(tutorial_id: str) -> None:
             assert (page_file(PROJECT, tutorial_id, language).parent / link).is_file(), link
         for expectation in tutorial.expected("full"):
             assert f"`{expectation.name}`" in page
+        for data in tutorial.data:
+            for name in (name for entry in data.files for name in entry.split("|")):
+                assert f"`{name}`" in page, "what its program opens, under every name"
         assert (tutorial.title.en if language == "en" else tutorial.title.zh) in page
     assert "依据：" in page and "依据（英文）" not in page, "where a floor comes from is said in Chinese too"
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from harness.errors import UserError
+from harness.holding import alternatives
 from harness.project import PresetName, Project
 from harness.site import Site
 from harness.tutorial import DataSet, Model, Scalar, Tutorial
@@ -114,14 +115,14 @@ def look(kind: Kind, wanted: DataSet, root: Path | None) -> Missing | None:
         return Missing(kind, wanted, f"the site names no {kind} root")
     folders = [root / name for name in wanted.folders if (root / name).is_dir()]
     for folder in folders:
-        if all(_is_there(folder / file) for file in wanted.files):
+        if all(_is_there(folder, entry) for entry in wanted.files):
             return None
     if not folders:
         return Missing(kind, wanted, f"{root / wanted.folders[0]} is not there")
-    lacking = next(file for file in wanted.files if not _is_there(folders[0] / file))
-    return Missing(kind, wanted, f"{folders[0] / lacking} is missing", incomplete=True)
+    lacking = next(entry for entry in wanted.files if not _is_there(folders[0], entry))
+    return Missing(kind, wanted, f"{folders[0] / alternatives(lacking)[0]} is missing", incomplete=True)
 
 
-def _is_there(path: Path) -> bool:
-    files = (path, path.with_name(f"{path.name}.gz"))
-    return path.is_dir() or any(file.is_file() and file.stat().st_size > 0 for file in files)
+def _is_there(folder: Path, entry: str) -> bool:
+    paths = [folder / name for name in alternatives(entry)]
+    return any(path.is_dir() or (path.is_file() and path.stat().st_size > 0) for path in paths)

@@ -36,7 +36,7 @@ def obtain(wish: Wish, root: Path, hubs: Sequence[Hub], watcher: Watcher, *, aga
         raise UserError(
             "no program can fetch it",
             where=wish.key,
-            fix=f"get it by hand ({wanted.source}) and put {', '.join(wanted.files)} into {folder}",
+            fix=f"get it by hand ({wanted.source}) and put {wanted.said_files} into {folder}",
         )
     if folder.exists() and not Store.is_ours(folder):
         raise UserError("is there and was not fetched by this command", where=str(folder), fix="move it away first")

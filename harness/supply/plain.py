@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from harness.holding import DataSet
+from harness.holding import DataSet, alternatives
 from harness.runtime.errors import DataError
 from harness.runtime.hub.fetch import Watcher, download_all, is_stored, make_room
 from harness.runtime.hub.files import Digest, HubFile, digest_of
@@ -54,8 +54,9 @@ def fetch_plain(
         return store.publish(commit, "", digests, wanted.folders[0])
 
 
-def _unpack(url: str, archive: Path, names: list[str], store: Store) -> dict[str, Digest]:
+def _unpack(url: str, archive: Path, files: list[str], store: Store) -> dict[str, Digest]:
     """The members of an archive that are wanted, each a file of the store; the archive itself goes."""
+    names = {name for entry in files for name in alternatives(entry)}
     kept: dict[str, Digest] = {}
     try:
         with tarfile.open(archive) as members:
@@ -71,7 +72,7 @@ def _unpack(url: str, archive: Path, names: list[str], store: Store) -> dict[str
                 store.keep(part, kept[name])
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{archive}: cannot be unpacked: {error}") from error
-    missing = [name for name in names if name not in kept]
+    missing = [alternatives(entry)[0] for entry in files if not kept.keys() & set(alternatives(entry))]
     if missing:
         raise DataError(f"{url}: the archive holds no {missing[0]}")
     with contextlib.suppress(FileNotFoundError):

@@ -254,7 +254,7 @@ job_check_models() { # NAME PRESETS FOLDER[:FOLDER...] FILE...: see job_check_wh
 }
 
 # What is there, in one of the folders, must be whole. What is missing must be something that this preset, one of those
-# in PRESETS (by colons), can do without. NAME is what the command that fetches it calls it; empty: no program can.
+# in PRESETS (by colons), can do without. A FILE may have other names that will do, by bars: a|b. NAME is what the command that fetches it calls it; empty: no program can.
 job_check_whole() { # KIND ROOT NAME PRESETS FOLDER[:FOLDER...] FILE...
     local kind=$1 root=$2 name=$3 presets=$4 folders=() folder file missing='' first='' how noun
     IFS=: read -ra folders <<<"$5"
@@ -266,7 +266,7 @@ job_check_whole() { # KIND ROOT NAME PRESETS FOLDER[:FOLDER...] FILE...
         if [ -z "$root" ] || [ ! -d "$root/$folder" ]; then continue; fi
         missing=''
         for file in "$@"; do
-            [ -s "$root/$folder/$file" ] || [ -s "$root/$folder/$file.gz" ] || missing=${missing:-$folder/$file}
+            job_has "$root/$folder" "$file" || missing=${missing:-$folder/${file%%|*}}
         done
         [ -n "$missing" ] || return 0
         first=${first:-$missing}
@@ -277,6 +277,13 @@ job_check_whole() { # KIND ROOT NAME PRESETS FOLDER[:FOLDER...] FILE...
     case :$presets: in *:"$PRESET":*) return 0 ;; esac
     case $JOB_OPTIONS in *' --weights'[\ =]* | *' --model'[\ =]* | *' --data'[\ =]*) return 0 ;; esac # of one's own
     job_fail "$noun missing: preset $PRESET needs ${name:-${folders[0]}}, which is not below ${root:-any $kind root}" "$how"
+}
+
+job_has() { # FOLDER NAME[|OTHER_NAME...]: whether the file is there under one of its names
+    local name names
+    IFS='|' read -ra names <<<"$2"
+    for name in "${names[@]}"; do [ ! -s "$1/$name" ] || return 0; done
+    return 1
 }
 
 job_open() { # STACK PORTS SERVER...
