@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,12 +218,59 @@ def test_a_base_from_a_registry_is_locked_by_its_digest_and_another_one_is_refus
         assert "drifty" in lock.apt
 
         push = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        with_python = f"{registry.host}/library/with-python:1"
+        _push_with_layer(push, name, with_python, tmp_path / "more", PYTHON_OF_BASE)
+        dockerfile.write_text(f"FROM {with_python}\nCOPY requirements.lock /opt/stack/requirements.lock\n")
+        done = moving.harness("lock", "tiny", "-v", "cpu")
+        assert done.returncode == 0, done.stderr
+        base = moving.lock().base
+        assert base is not None  # without any apt command the packages of the base are known too
+        assert base.python == {"conda": "1.0"}
+        assert base.packages == lock.base.packages
+        dockerfile.write_text(DOCKERFILE.replace("docker.io/library/debian:bookworm-slim", name))
+        assert moving.harness("lock", "tiny", "-v", "cpu").returncode == 0
+
         subprocess.run([*push, "--format", "v2s2", f"docker://{name}", f"docker://{name}"], check=True)
         assert probe(name) != digest
         refused = moving.harness("build", "2", "--locked")
         assert refused.returncode == 1
         assert f"drift: tiny.cpu: base: {name} is {probe(name)}, locked is {digest}; lock again" in refused.stderr
     assert not (root / "catalog/images").exists()
+
+
+# setuptools is Debian's; conda came with a copy of another package.
+PYTHON_OF_BASE = {
+    "var/lib/dpkg/info/python3-setuptools.list": "/.\n/usr/lib/python3/dist-packages/s.egg-info/PKG-INFO\n",
+    "usr/lib/python3/dist-packages/s.egg-info/PKG-INFO": "Name: setuptools\nVersion: 66\n",
+    "opt/conda/lib/conda-1.0.dist-info/METADATA": "Name: Conda\nVersion: 1.0\n\nName: words\n",
+    "opt/conda/lib/conda-1.0.dist-info/RECORD": "conda-1.0.dist-info/METADATA,,\nc/in-2.dist-info/METADATA,,\n",
+    "opt/conda/lib/c/in-2.dist-info/METADATA": "Name: in\nVersion: 2\n",
+}
+
+
+def _push_with_layer(push: list[str], source: str, target: str, folder: Path, files: dict[str, str]) -> None:
+    """Push an image with one more layer."""
+    subprocess.run([*push, f"docker://{source}", f"dir:{folder}"], check=True)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    layer = stream.getvalue()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    config_file = folder / manifest["config"]["digest"].partition(":")[2]
+    config = json.loads(config_file.read_text())
+    config["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(layer).hexdigest()}")
+    config.pop("history", None)
+    for data, entry in ((layer, {}), (json.dumps(config).encode(), manifest["config"])):
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / digest).write_bytes(data)
+        entry |= {"digest": f"sha256:{digest}", "size": len(data)}
+        if data is layer:
+            manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar", **entry})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    subprocess.run([*push, f"dir:{folder}", f"docker://{target}"], check=True)
 
 
 def test_a_part_that_was_resolved_before_is_kept_where_its_inputs_are_the_same() -> None:
@@ -522,6 +571,42 @@ def test_packages_of_an_image_are_held_against_the_lock(
     assert all(d.fix for d in drift)
 
 
+_EXTRA = "is in the image, and not locked"
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "lines"),
+    [
+        ({}, {}, []),
+        ({"pip": {"23.0.1"}}, {}, []),  # a virtual environment got it from Debian's package
+        ({"pip": {"24"}}, {}, [f"python: pip 24 {_EXTRA}"]),
+        ({"evil": {"1.0"}}, {}, [f"python: evil 1.0 {_EXTRA}"]),
+        ({"scikit-learn": {"1.8", "1.9"}}, {}, [f"python: scikit-learn 1.8 {_EXTRA}"]),
+        ({"scikit-learn": {"1.8"}}, {}, ["python: scikit-learn is 1.8, locked is 1.9"]),
+        ({"torch": {"2.7"}}, {}, []),  # stack.toml says that the base provides it
+        ({"torch": {"2.8"}}, {}, [f"python: torch 2.8 {_EXTRA}"]),
+        ({"conda": {"1", "2"}}, {"origin": "registry", "digest": "d", "python": {"conda": "1, 2"}}, []),
+        ({"conda": {"3"}}, {"origin": "registry", "digest": "d", "python": {}}, [f"python: conda 3 {_EXTRA}"]),
+        (
+            {"conda": {"1"}, "evil": {"2"}},
+            {"origin": "registry", "digest": "d"},
+            ["python: 2 in the image are not locked (conda 1, evil 2), and what the base brings is not known"],
+        ),
+    ],
+)
+def test_python_packages_that_nobody_locked_are_drift(
+    own: dict[str, set[str]], base: dict[str, object], lines: list[str]
+) -> None:
+    data = WHAT_IS_LOCKED.model_dump() | {"base": base or PACKAGES}
+    data["inputs"]["python"] = "3.11 x with Torch==2.7 without triton"
+    versions = {"scikit-learn": frozenset({"1.9"}), **{name: frozenset(v) for name, v in own.items()}}
+    apt = {"bash": "5", "git": "1", "python3-pip-whl": "23.0.1+dfsg-1"}
+    drift = list(python_drift(StackLock.model_validate(data), Installed(apt, versions, versions)))
+    assert [d.what for d in drift] == lines
+    # An image from before it was recorded what is part of what: nobody can say what is one package too many.
+    assert not any(_EXTRA in d.what for d in python_drift(StackLock.model_validate(data), Installed(apt, versions)))
+
+
 @pytest.mark.parametrize(
     ("locked", "used", "words"),
     [
@@ -666,6 +751,39 @@ def test_a_locked_build_refuses_another_base_python_package_or_tool(project: Pat
             assert f"drift: tiny.cpu: {words}" in refused.stderr
             assert f"error: {LOCK}: one thing is not as locked" in refused.stderr
     assert sorted((project / "catalog").rglob("*.sif")) == published
+
+
+EVIL = """\
+RUN place=/usr/local/lib/python3.11/dist-packages/evil-1.0.dist-info && mkdir -p "$place" && \\
+    printf 'Metadata-Version: 2.1\\nName: evil\\nVersion: 1.0\\n' >"$place/METADATA"
+"""
+
+
+@needs_apt
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("apptainer") is None and shutil.which("singularity") is None, reason=NO_ENGINE)
+def test_a_locked_build_refuses_a_python_package_that_nobody_locked(project: Path) -> None:
+    """What Debian's packages and a new virtual environment bring is locked with Debian's packages."""
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    plain = dockerfile.read_text().replace("python3 >", "python3 python3-venv python3-six >")
+    plain += "RUN python3 -m venv /opt/environment\n"
+    dockerfile.write_text(plain)
+    assert harness(project, "lock", "tiny", "-v", "cpu").returncode == 0
+    built = harness(project, "build", "2", "--locked")
+    assert built.returncode == 0, built.stderr
+    listed = harness(project, "inspect", "2", "--packages").stdout
+    assert "pkg:pypi/six@" in listed
+    assert "pkg:pypi/pip@" in listed
+    assert re.search(r"^drift +none$", listed, re.MULTILINE)
+
+    dockerfile.write_text(plain + EVIL)
+    refused = harness(project, "build", "2", "--locked")
+    assert refused.returncode == 1
+    what = "python: evil 1.0 is in the image, and not locked"
+    assert f"drift: tiny.cpu: {what}; name it in the requirements and lock again" in refused.stderr
+    assert f"error: {LOCK}: one thing is not as locked" in refused.stderr
+    assert harness(project, "build", "2").returncode == 0
+    assert what in harness(project, "inspect", "2").stdout
 
 
 def test_a_lock_that_is_broken_is_a_mistake_with_its_key(project: Path) -> None:
