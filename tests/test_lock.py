@@ -28,6 +28,7 @@ from harness.image.local_registry import LocalRegistry
 from harness.image.registry import probe
 from harness.lock.apt_commands import apt_commands, apt_files
 from harness.lock.drift import Installed, apt_drift, base_drift, python_drift
+from harness.lock.outside import unpinned
 from harness.lock.python import without_addresses
 from harness.lock.resolve import keep_resolved
 from harness.project import Project
@@ -435,6 +436,78 @@ def test_the_check_names_what_changed_since_a_lock_was_made(world: World, tmp_pa
     assert refused.returncode == 1
     assert "requirements.in: changed since it was locked; lock again, or undo the change" in refused.stderr
     assert not (root / "catalog/images").exists()
+
+
+PINNED = f"example.org/tools:1@sha256:{'1' * 64}"
+COMMIT = "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (f"FROM {PINNED} AS tools\nFROM debian:12\nCOPY --from=tools /a /a\nCOPY --from=0 /b /b\n", []),
+        ("FROM docker.io/library/debian:12 AS one\nFROM ONE\nRUN --mount=from=one,target=/m true\n", []),
+        ("ARG V=12\nFROM debian:$V\n", []),
+        ("FROM debian:12\nADD --checksum=sha256:1 https://x/a.tgz /\nADD local.tgz /\n", []),
+        (f"FROM debian:12\nADD https://x/a.git#{COMMIT}:folder git@x:a.git#{COMMIT} /\n", []),
+        ("FROM debian:12\nADD <<END /x\nhttps://x/a\nEND\n", []),
+        ("FROM golang:1 AS tools\nFROM debian:12\n", ["D:1: FROM golang:1: an image without a digest"]),
+        ("FROM debian:13 AS old\nFROM debian:12\n", ["D:1: FROM debian:13: an image without a digest"]),
+        (
+            "FROM debian:12\nARG TOOLS=docker.io/library/alpine:latest\nRUN true\nCOPY --from=alpine /a /a\n"
+            "RUN --mount=type=bind,from=$TOOLS,target=/m true\n",
+            [
+                "D:4: COPY --from=alpine: an image without a digest",
+                "D:5: RUN --mount from=docker.io/library/alpine:latest: an image without a digest",
+            ],
+        ),
+        (
+            "FROM debian:12 AS one\nENV U=1 V=2\nFROM one\nADD https://x/$V.tgz https://x/b /\n",
+            [
+                "D:4: ADD https://x/2.tgz: an address without a checksum",
+                "D:4: ADD https://x/b: an address without a checksum",
+            ],
+        ),
+        (
+            "FROM debian:12\nADD https://x/a.git#main /\n",
+            ["D:2: ADD https://x/a.git#main: a git repository without a commit"],
+        ),
+        (
+            "FROM debian:12\nONBUILD ADD https://x/a /\nCOPY --from=$NOTHING /a /a\n",
+            [
+                "D:2: ADD https://x/a: an address without a checksum",
+                "D:3: COPY --from=$NOTHING: no name of an image",
+            ],
+        ),
+    ],
+)
+def test_what_a_dockerfile_takes_from_outside_must_say_which_bytes_it_means(text: str, lines: list[str]) -> None:
+    found = list(unpinned(parse_dockerfile(text, "D"), "debian:12"))
+    assert [one.what for one in found] == lines
+    assert all("write " in one.fix or "name it" in one.fix for one in found)
+
+
+@needs_apt
+def test_a_locked_build_refuses_images_and_addresses_that_no_lock_holds(project: Path) -> None:
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(
+        dockerfile.read_text()
+        + "ADD https://127.0.0.1:1/x.tgz /opt/x.tgz\n"
+        + "COPY --from=docker.io/library/alpine:latest /etc/hosts /opt/hosts\n"
+    )
+    assert harness(project, "lock", "tiny", "-v", "cpu").returncode == 0
+    for what in (["2"], ["--stack", "tiny"]):
+        refused = harness(project, "build", *what, "--locked")
+        assert refused.returncode == 1
+        of = "drift: tiny.cpu: containers/tiny/Dockerfile.cpu"
+        assert (
+            f"{of}:7: ADD https://127.0.0.1:1/x.tgz: an address without a checksum; write ADD --checksum=sha256:…\n"
+            in refused.stderr
+        )
+        image = "docker.io/library/alpine:latest"
+        assert f"{of}:8: COPY --from={image}: an image without a digest; write {image}@sha256:…; " in refused.stderr
+        assert f"error: {LOCK}: 2 things are not as locked" in refused.stderr
+    assert not (project / "catalog/images").exists()
 
 
 @needs_apt
