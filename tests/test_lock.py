@@ -591,6 +591,20 @@ def test_a_difference_reads_well(project: Path) -> None:
     for mistake in (new, harness(project, "lock", "diff", "nonsense"), harness(project, "lock", "diff", "a", "b", "c")):
         assert mistake.returncode == 2
         assert mistake.stderr.count("\n") == 1
+    # Nothing was compared: no difference was found. 1 is kept for that.
+    (project / "foreign.sif").write_text("no image\n")
+    damaged = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0"
+    (project / "damaged.sif").write_bytes(damaged)
+    for names in (["foreign.sif"], ["damaged.sif"], ["foreign.sif", "damaged.sif"], ["damaged.sif", LOCK]):
+        mistake = harness(project, "lock", "diff", *names)
+        assert mistake.returncode == 2
+        assert mistake.stderr.startswith(f"error: {names[0]}: ")
+        assert mistake.stderr.count("\n") == 1
+    for command in (["inspect"], ["rebuild", "--verify"]):
+        mistake = harness(project, *command, "foreign.sif")
+        assert mistake.returncode == 2
+        assert mistake.stderr.startswith("error: foreign.sif: this is no SIF image; name an image file")
+        assert harness(project, *command, "damaged.sif").returncode == 1  # an image, and a failure that was found
     coloured = subprocess.run(
         ["script", "-qec", f"{HARNESS} lock diff HEAD~1", "/dev/null"],
         cwd=project,
