@@ -65,7 +65,7 @@ build-sif: engine bases ## Build, test and publish the image of TUT (all without
 	$(HARNESS) build $(TUT) --variant $(VARIANT) --site $(SITE) --via $(VIA)
 
 build-all: engine bases ## Build all images as a graph, JOBS at a time; VIA=slurm: as batch jobs
-	$(HARNESS) build --all $(TUT) --variant $(VARIANT) --site $(SITE) --jobs $(JOBS) --via $(VIA)
+	$(HARNESS) build --all $(TUT) --variant $(VARIANT) --site $(SITE) --via $(VIA) $(if $(filter slurm,$(VIA)),,--jobs $(JOBS))
 
 stack: engine bases ## Build the stages of STACK alone, for example STACK=embedding
 	$(HARNESS) build --stack $(STACK) --variant $(VARIANT) --site $(SITE)

@@ -41,6 +41,8 @@ class LockedBase(SpecModel):
         digest: of the manifest (or index) at a registry; None for a bootstrapped base, whose digest is its machine's.
         suite, releases: of a bootstrapped base: Debian's codename, and the dates of the package lists.
         packages: Debian packages in it, name to version, where they are known.
+        python: Python packages in a registry's base that Debian's packages did not bring, name to version (or to all
+            that are there, with commas); None where nobody could look. A bootstrapped base has none.
     """
 
     origin: Literal["registry", "bootstrapped"]
@@ -48,6 +50,7 @@ class LockedBase(SpecModel):
     suite: str | None = None
     releases: dict[str, str] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
+    python: dict[str, str] | None = None
 
 
 class LockedDeb(SpecModel):
@@ -125,6 +128,8 @@ def write_lock_text(lock: StackLock) -> str:
         values = {"origin": lock.base.origin, "digest": lock.base.digest, "suite": lock.base.suite}
         lines += _table("base", {key: value for key, value in values.items() if value is not None})
         lines += _table("base.releases", lock.base.releases) + _table("base.packages", lock.base.packages)
+        if lock.base.python is not None:  # also an empty table says something: somebody looked
+            lines += _table("base.python", lock.base.python) or ["", "[base.python]"]
     if lock.apt is not None:
         lines += ["", "[apt]"]
         for package, deb in sorted(lock.apt.items()):

@@ -89,6 +89,24 @@ def test_a_log_that_cannot_be_written_ends_no_task(disk: Path) -> None:
     assert sum(line.startswith("harness ") for line in said) == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--stack", "tiny", "--via", "slurm"), "--via slurm: not together with --stack"),
+        (("--stack", "tiny", "--all", "--jobs", "4"), "--all and --jobs: not together with --stack"),
+        (("--stack", "tiny", "--no-overlay"), "--no-overlay: not together with --stack"),
+        (("--stack", "tiny", "--force"), "--force: not together with --stack"),
+        (("2", "--jobs", "4"), "--jobs has no effect here: without --all one is built after another; add --all"),
+        (("--all", "--via", "slurm", "-j", "4"), "--jobs has no effect here: batch jobs wait for the scheduler"),
+    ],
+)
+def test_options_that_mean_nothing_together_are_refused(project: Path, options: tuple[str, ...], words: str) -> None:
+    done = harness(project, "build", *options)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {words}")
+    assert done.stderr.count("\n") == 1
+
+
 @needs_engine
 @pytest.mark.apptainer
 def test_a_set_is_built_around_a_broken_stack(project: Path) -> None:

@@ -370,7 +370,8 @@ def write_mistakes(folder: Path) -> None:
         (["Dockerfile", "--base-config", "Dockerfile"], "Dockerfile: no JSON"),
         (["Dockerfile", "--base-config", "list.json"], "list.json: no image's configuration"),
         (["Dockerfile", "--base-config", "number.json"], "number.json: 'User' is no text"),
-        (["plain/Dockerfile", "--verify", "--context", "none"], "none: the build context is no folder"),
+        (["plain/Dockerfile", "--verify", "--context", "none"], "none: --context: the build context is no folder"),
+        (["plain/Dockerfile", "--context", "none"], "none: --context: the build context is no folder, and nothing is"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -379,6 +380,24 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], words: str)
     assert done.returncode == 2
     assert f"error: {words}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_is_converted_takes_the_place_of_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_mistakes(tmp_path)
+    (tmp_path / "real.def").write_text("old")
+    (tmp_path / "x.def").symlink_to("real.def")
+    (tmp_path / "same").hardlink_to(tmp_path / "real.def")
+    for output in ("x.def", "/dev/stdout"):
+        done = harness(tmp_path, "convert", "plain/Dockerfile", "-o", output)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.def").is_symlink()
+    assert (tmp_path / "real.def").read_text() == done.stdout
+    assert (tmp_path / "same").read_text() == "old"  # who reads it meanwhile reads the old one to its end
+    assert not list(tmp_path.glob(".*def*"))
+
+    # Of a context that is elsewhere plain names can be copied.
+    (tmp_path / "plain/Dockerfile").write_text("FROM debian:bookworm\nCOPY a /a\n")
+    assert harness(tmp_path, "convert", "plain/Dockerfile", "--context", "none").returncode == 0
 
 
 def test_a_file_that_only_looks_packed_is_added_as_it_is(tmp_path: Path) -> None:

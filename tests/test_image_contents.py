@@ -75,14 +75,23 @@ def test_packages_are_read_from_what_an_image_prints() -> None:
         "distribution: ubuntu\n--end-of-record--\n"
         "Package: tar\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:1.34+x\nDescription: a\n b\n\n"
         "Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n--end-of-record--\n"
-        "Metadata-Version: 2.4\nName: Scikit_Learn\nVersion: 1.5\nLicense-Expression: BSD-3-Clause\n--end-of-record--\n"
-        "Metadata-Version: 2.1\nName: old\nVersion: 2\nLicense: some words\n--end-of-record--\n"
+        "/usr/lib/python3/dist-packages/six-1.egg-info/PKG-INFO\n--end-of-record--\n"
+        "/v/Scikit_Learn-1.5.dist-info/METADATA\nMetadata-Version: 2.4\nName: Scikit_Learn\nVersion: 1.5\n"
+        "License-Expression: BSD-3-Clause\n--brought--\nScikit_Learn-1.5.dist-info/METADATA,sha256=x,1\n"
+        "sklearn/_vendor/inner-3.dist-info/METADATA,sha256=x,1\n--end-of-record--\n"
+        "/v/sklearn/_vendor/inner-3.dist-info/METADATA\nName: inner\nVersion: 3\n--brought--\n--end-of-record--\n"
+        "/v/old.egg-info/PKG-INFO\nMetadata-Version: 2.1\nName: old\nVersion: 2\nLicense: some words--brought--\n"
+        "--end-of-record--\n"
+        "/usr/lib/python3/dist-packages/six-1.egg-info/PKG-INFO\nName: six\nVersion: 1\n--brought--\n"
+        "--end-of-record--\n"
     )
     packages = parse_packages(text)
     assert packages == [
         Package("deb", "tar", "1:1.34+x", "amd64", "ubuntu"),
         Package("pypi", "Scikit_Learn", "1.5", licence="BSD-3-Clause"),
+        Package("pypi", "inner", "3", part_of="Scikit_Learn"),
         Package("pypi", "old", "2"),
+        Package("pypi", "six", "1", part_of="(debian)"),
     ]
     assert package_url(packages[0]) == "pkg:deb/ubuntu/tar@1:1.34%2Bx?arch=amd64"
     assert package_url(packages[1]) == "pkg:pypi/scikit-learn@1.5"
@@ -92,6 +101,16 @@ def test_packages_are_read_from_what_an_image_prints() -> None:
         "NOASSERTION",
         "BSD-3-Clause",
         "NOASSERTION",
+        "NOASSERTION",
+        "NOASSERTION",
+    ]
+    assert [p.get("sourceInfo") for p in document["packages"]] == [
+        None,
+        None,
+        "installed itself",
+        "part of the Python package Scikit_Learn",
+        "installed itself",
+        "part of a Debian package",
     ]
     check_spdx(spdx_document("name", "0" * 64, [], 0))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from harness.image.local_registry import LocalRegistry
 from harness.image.registry import probe
 from harness.lock.apt_commands import apt_commands, apt_files
 from harness.lock.drift import Installed, apt_drift, base_drift, python_drift
+from harness.lock.outside import unpinned
 from harness.lock.python import without_addresses
 from harness.lock.resolve import keep_resolved
 from harness.project import Project
@@ -216,12 +219,59 @@ def test_a_base_from_a_registry_is_locked_by_its_digest_and_another_one_is_refus
         assert "drifty" in lock.apt
 
         push = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+        with_python = f"{registry.host}/library/with-python:1"
+        _push_with_layer(push, name, with_python, tmp_path / "more", PYTHON_OF_BASE)
+        dockerfile.write_text(f"FROM {with_python}\nCOPY requirements.lock /opt/stack/requirements.lock\n")
+        done = moving.harness("lock", "tiny", "-v", "cpu")
+        assert done.returncode == 0, done.stderr
+        base = moving.lock().base
+        assert base is not None  # without any apt command the packages of the base are known too
+        assert base.python == {"conda": "1.0"}
+        assert base.packages == lock.base.packages
+        dockerfile.write_text(DOCKERFILE.replace("docker.io/library/debian:bookworm-slim", name))
+        assert moving.harness("lock", "tiny", "-v", "cpu").returncode == 0
+
         subprocess.run([*push, "--format", "v2s2", f"docker://{name}", f"docker://{name}"], check=True)
         assert probe(name) != digest
         refused = moving.harness("build", "2", "--locked")
         assert refused.returncode == 1
         assert f"drift: tiny.cpu: base: {name} is {probe(name)}, locked is {digest}; lock again" in refused.stderr
     assert not (root / "catalog/images").exists()
+
+
+# setuptools is Debian's; conda came with a copy of another package.
+PYTHON_OF_BASE = {
+    "var/lib/dpkg/info/python3-setuptools.list": "/.\n/usr/lib/python3/dist-packages/s.egg-info/PKG-INFO\n",
+    "usr/lib/python3/dist-packages/s.egg-info/PKG-INFO": "Name: setuptools\nVersion: 66\n",
+    "opt/conda/lib/conda-1.0.dist-info/METADATA": "Name: Conda\nVersion: 1.0\n\nName: words\n",
+    "opt/conda/lib/conda-1.0.dist-info/RECORD": "conda-1.0.dist-info/METADATA,,\nc/in-2.dist-info/METADATA,,\n",
+    "opt/conda/lib/c/in-2.dist-info/METADATA": "Name: in\nVersion: 2\n",
+}
+
+
+def _push_with_layer(push: list[str], source: str, target: str, folder: Path, files: dict[str, str]) -> None:
+    """Push an image with one more layer."""
+    subprocess.run([*push, f"docker://{source}", f"dir:{folder}"], check=True)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    layer = stream.getvalue()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    config_file = folder / manifest["config"]["digest"].partition(":")[2]
+    config = json.loads(config_file.read_text())
+    config["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(layer).hexdigest()}")
+    config.pop("history", None)
+    for data, entry in ((layer, {}), (json.dumps(config).encode(), manifest["config"])):
+        digest = hashlib.sha256(data).hexdigest()
+        (folder / digest).write_bytes(data)
+        entry |= {"digest": f"sha256:{digest}", "size": len(data)}
+        if data is layer:
+            manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar", **entry})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    subprocess.run([*push, f"dir:{folder}", f"docker://{target}"], check=True)
 
 
 def test_a_part_that_was_resolved_before_is_kept_where_its_inputs_are_the_same() -> None:
@@ -388,6 +438,78 @@ def test_the_check_names_what_changed_since_a_lock_was_made(world: World, tmp_pa
     assert not (root / "catalog/images").exists()
 
 
+PINNED = f"example.org/tools:1@sha256:{'1' * 64}"
+COMMIT = "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (f"FROM {PINNED} AS tools\nFROM debian:12\nCOPY --from=tools /a /a\nCOPY --from=0 /b /b\n", []),
+        ("FROM docker.io/library/debian:12 AS one\nFROM ONE\nRUN --mount=from=one,target=/m true\n", []),
+        ("ARG V=12\nFROM debian:$V\n", []),
+        ("FROM debian:12\nADD --checksum=sha256:1 https://x/a.tgz /\nADD local.tgz /\n", []),
+        (f"FROM debian:12\nADD https://x/a.git#{COMMIT}:folder git@x:a.git#{COMMIT} /\n", []),
+        ("FROM debian:12\nADD <<END /x\nhttps://x/a\nEND\n", []),
+        ("FROM golang:1 AS tools\nFROM debian:12\n", ["D:1: FROM golang:1: an image without a digest"]),
+        ("FROM debian:13 AS old\nFROM debian:12\n", ["D:1: FROM debian:13: an image without a digest"]),
+        (
+            "FROM debian:12\nARG TOOLS=docker.io/library/alpine:latest\nRUN true\nCOPY --from=alpine /a /a\n"
+            "RUN --mount=type=bind,from=$TOOLS,target=/m true\n",
+            [
+                "D:4: COPY --from=alpine: an image without a digest",
+                "D:5: RUN --mount from=docker.io/library/alpine:latest: an image without a digest",
+            ],
+        ),
+        (
+            "FROM debian:12 AS one\nENV U=1 V=2\nFROM one\nADD https://x/$V.tgz https://x/b /\n",
+            [
+                "D:4: ADD https://x/2.tgz: an address without a checksum",
+                "D:4: ADD https://x/b: an address without a checksum",
+            ],
+        ),
+        (
+            "FROM debian:12\nADD https://x/a.git#main /\n",
+            ["D:2: ADD https://x/a.git#main: a git repository without a commit"],
+        ),
+        (
+            "FROM debian:12\nONBUILD ADD https://x/a /\nCOPY --from=$NOTHING /a /a\n",
+            [
+                "D:2: ADD https://x/a: an address without a checksum",
+                "D:3: COPY --from=$NOTHING: no name of an image",
+            ],
+        ),
+    ],
+)
+def test_what_a_dockerfile_takes_from_outside_must_say_which_bytes_it_means(text: str, lines: list[str]) -> None:
+    found = list(unpinned(parse_dockerfile(text, "D"), "debian:12"))
+    assert [one.what for one in found] == lines
+    assert all("write " in one.fix or "name it" in one.fix for one in found)
+
+
+@needs_apt
+def test_a_locked_build_refuses_images_and_addresses_that_no_lock_holds(project: Path) -> None:
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    dockerfile.write_text(
+        dockerfile.read_text()
+        + "ADD https://127.0.0.1:1/x.tgz /opt/x.tgz\n"
+        + "COPY --from=docker.io/library/alpine:latest /etc/hosts /opt/hosts\n"
+    )
+    assert harness(project, "lock", "tiny", "-v", "cpu").returncode == 0
+    for what in (["2"], ["--stack", "tiny"]):
+        refused = harness(project, "build", *what, "--locked")
+        assert refused.returncode == 1
+        of = "drift: tiny.cpu: containers/tiny/Dockerfile.cpu"
+        assert (
+            f"{of}:7: ADD https://127.0.0.1:1/x.tgz: an address without a checksum; write ADD --checksum=sha256:…\n"
+            in refused.stderr
+        )
+        image = "docker.io/library/alpine:latest"
+        assert f"{of}:8: COPY --from={image}: an image without a digest; write {image}@sha256:…; " in refused.stderr
+        assert f"error: {LOCK}: 2 things are not as locked" in refused.stderr
+    assert not (project / "catalog/images").exists()
+
+
 @needs_apt
 def test_a_folder_of_sources_is_locked_as_its_files_are(world: World, tmp_path: Path) -> None:
     root = Path(shutil.copytree(world.root, tmp_path / "project"))
@@ -469,6 +591,20 @@ def test_a_difference_reads_well(project: Path) -> None:
     for mistake in (new, harness(project, "lock", "diff", "nonsense"), harness(project, "lock", "diff", "a", "b", "c")):
         assert mistake.returncode == 2
         assert mistake.stderr.count("\n") == 1
+    # Nothing was compared: no difference was found. 1 is kept for that.
+    (project / "foreign.sif").write_text("no image\n")
+    damaged = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0"
+    (project / "damaged.sif").write_bytes(damaged)
+    for names in (["foreign.sif"], ["damaged.sif"], ["foreign.sif", "damaged.sif"], ["damaged.sif", LOCK]):
+        mistake = harness(project, "lock", "diff", *names)
+        assert mistake.returncode == 2
+        assert mistake.stderr.startswith(f"error: {names[0]}: ")
+        assert mistake.stderr.count("\n") == 1
+    for command in (["inspect"], ["rebuild", "--verify"]):
+        mistake = harness(project, *command, "foreign.sif")
+        assert mistake.returncode == 2
+        assert mistake.stderr.startswith("error: foreign.sif: this is no SIF image; name an image file")
+        assert harness(project, *command, "damaged.sif").returncode == 1  # an image, and a failure that was found
     coloured = subprocess.run(
         ["script", "-qec", f"{HARNESS} lock diff HEAD~1", "/dev/null"],
         cwd=project,
@@ -520,6 +656,42 @@ def test_packages_of_an_image_are_held_against_the_lock(
     drift = [*apt_drift(WHAT_IS_LOCKED, installed), *python_drift(WHAT_IS_LOCKED, installed)]
     assert [d.what for d in drift] == lines
     assert all(d.fix for d in drift)
+
+
+_EXTRA = "is in the image, and not locked"
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "lines"),
+    [
+        ({}, {}, []),
+        ({"pip": {"23.0.1"}}, {}, []),  # a virtual environment got it from Debian's package
+        ({"pip": {"24"}}, {}, [f"python: pip 24 {_EXTRA}"]),
+        ({"evil": {"1.0"}}, {}, [f"python: evil 1.0 {_EXTRA}"]),
+        ({"scikit-learn": {"1.8", "1.9"}}, {}, [f"python: scikit-learn 1.8 {_EXTRA}"]),
+        ({"scikit-learn": {"1.8"}}, {}, ["python: scikit-learn is 1.8, locked is 1.9"]),
+        ({"torch": {"2.7"}}, {}, []),  # stack.toml says that the base provides it
+        ({"torch": {"2.8"}}, {}, [f"python: torch 2.8 {_EXTRA}"]),
+        ({"conda": {"1", "2"}}, {"origin": "registry", "digest": "d", "python": {"conda": "1, 2"}}, []),
+        ({"conda": {"3"}}, {"origin": "registry", "digest": "d", "python": {}}, [f"python: conda 3 {_EXTRA}"]),
+        (
+            {"conda": {"1"}, "evil": {"2"}},
+            {"origin": "registry", "digest": "d"},
+            ["python: 2 in the image are not locked (conda 1, evil 2), and what the base brings is not known"],
+        ),
+    ],
+)
+def test_python_packages_that_nobody_locked_are_drift(
+    own: dict[str, set[str]], base: dict[str, object], lines: list[str]
+) -> None:
+    data = WHAT_IS_LOCKED.model_dump() | {"base": base or PACKAGES}
+    data["inputs"]["python"] = "3.11 x with Torch==2.7 without triton"
+    versions = {"scikit-learn": frozenset({"1.9"}), **{name: frozenset(v) for name, v in own.items()}}
+    apt = {"bash": "5", "git": "1", "python3-pip-whl": "23.0.1+dfsg-1"}
+    drift = list(python_drift(StackLock.model_validate(data), Installed(apt, versions, versions)))
+    assert [d.what for d in drift] == lines
+    # An image from before it was recorded what is part of what: nobody can say what is one package too many.
+    assert not any(_EXTRA in d.what for d in python_drift(StackLock.model_validate(data), Installed(apt, versions)))
 
 
 @pytest.mark.parametrize(
@@ -666,6 +838,39 @@ def test_a_locked_build_refuses_another_base_python_package_or_tool(project: Pat
             assert f"drift: tiny.cpu: {words}" in refused.stderr
             assert f"error: {LOCK}: one thing is not as locked" in refused.stderr
     assert sorted((project / "catalog").rglob("*.sif")) == published
+
+
+EVIL = """\
+RUN place=/usr/local/lib/python3.11/dist-packages/evil-1.0.dist-info && mkdir -p "$place" && \\
+    printf 'Metadata-Version: 2.1\\nName: evil\\nVersion: 1.0\\n' >"$place/METADATA"
+"""
+
+
+@needs_apt
+@pytest.mark.apptainer
+@pytest.mark.skipif(shutil.which("apptainer") is None and shutil.which("singularity") is None, reason=NO_ENGINE)
+def test_a_locked_build_refuses_a_python_package_that_nobody_locked(project: Path) -> None:
+    """What Debian's packages and a new virtual environment bring is locked with Debian's packages."""
+    dockerfile = project / "containers/tiny/Dockerfile.cpu"
+    plain = dockerfile.read_text().replace("python3 >", "python3 python3-venv python3-six >")
+    plain += "RUN python3 -m venv /opt/environment\n"
+    dockerfile.write_text(plain)
+    assert harness(project, "lock", "tiny", "-v", "cpu").returncode == 0
+    built = harness(project, "build", "2", "--locked")
+    assert built.returncode == 0, built.stderr
+    listed = harness(project, "inspect", "2", "--packages").stdout
+    assert "pkg:pypi/six@" in listed
+    assert "pkg:pypi/pip@" in listed
+    assert re.search(r"^drift +none$", listed, re.MULTILINE)
+
+    dockerfile.write_text(plain + EVIL)
+    refused = harness(project, "build", "2", "--locked")
+    assert refused.returncode == 1
+    what = "python: evil 1.0 is in the image, and not locked"
+    assert f"drift: tiny.cpu: {what}; name it in the requirements and lock again" in refused.stderr
+    assert f"error: {LOCK}: one thing is not as locked" in refused.stderr
+    assert harness(project, "build", "2").returncode == 0
+    assert what in harness(project, "inspect", "2").stdout
 
 
 def test_a_lock_that_is_broken_is_a_mistake_with_its_key(project: Path) -> None:

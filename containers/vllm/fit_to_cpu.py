@@ -39,6 +39,9 @@ def name_vllm() -> None:
         alias = PACKAGES / f"vllm-{version}+cpu.dist-info"
         alias.mkdir()
         alias.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+        # A part of the package that it names: it goes with it, and is no package that nobody locked.
+        with (record / "RECORD").open("a", encoding="utf-8") as files:
+            files.write(f"{alias.name}/METADATA,,\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def export_image(catalog: Catalog, manifest: Manifest, target: Path, engine: Eng
     there = UserError("the file is there already", where=str(target), fix="add --force to replace it")
     if target.exists() and not force:
         raise there
+    if not target.parent.is_dir():
+        raise UserError(
+            "its folder does not exist", where=str(target), fix=f"run: mkdir -p {shlex.quote(str(target.parent))}"
+        )
     aside = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
     files = catalog.files(manifest)
     try:
@@ -55,7 +60,9 @@ def export_image(catalog: Catalog, manifest: Manifest, target: Path, engine: Eng
             raise HarnessError(
                 "no space left", where=str(target.parent), fix=f"free {manifest.bytes / 1e6:.0f} MB"
             ) from error
-        raise UserError(f"cannot be written: {error.strerror}", where=str(error.filename or target)) from error
+        # What is written aside has a name that nobody knows.
+        at_fault = error.filename if error.filename and str(error.filename) != str(aside) else target
+        raise UserError(f"cannot be written: {error.strerror}", where=str(at_fault)) from error
     finally:
         aside.unlink(missing_ok=True)
     fsync_folder(target.parent)

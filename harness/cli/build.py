@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,7 @@ CompressionOption = Annotated[
 ]
 BUILDERS = ("apptainer", "docker", "slurm")
 DEFAULT_COMPRESSION = "zstd:3"
+DEFAULT_JOBS = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +51,9 @@ def build(
     everything: Annotated[
         bool, typer.Option("--all", help="All tutorials (or those named) as a graph: stacks once, then side by side.")
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="With --all: how many at a time.")] = 2,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help=f"With --all: how many at a time ({DEFAULT_JOBS}).")
+    ] = None,
     locked: Annotated[
         bool, typer.Option("--locked", help="Refuse whatever is not as the stack's lock says; see docs/locks.md.")
     ] = False,
@@ -76,9 +79,15 @@ def build(
     harness build --all --via slurm; harness build --stack embedding; harness build 2 --locked;
     harness build 6 --via docker; harness build --refresh-base
     """
-    force = force or refresh_base
     if via not in BUILDERS:
         raise UserError(f"nothing builds via '{via}'", fix=f"valid: {', '.join(BUILDERS)}")
+    if stacks:
+        given = {"--all": everything, "--jobs": jobs is not None, "--via slurm": via == "slurm"}
+        _refuse_with_stack({**given, "--force": force, "--no-overlay": not overlay})
+    elif jobs is not None and (not everything or via == "slurm"):
+        reason = "batch jobs wait for the scheduler" if via == "slurm" else "without --all one is built after another"
+        raise UserError(f"--jobs has no effect here: {reason}", fix="add --all, or leave out --jobs and --via slurm")
+    force = force or refresh_base
     project, packing = Project.find(), parse_compression(compression)
     one_variant = parse_variant(variant)
     if stacks:
@@ -101,7 +110,7 @@ def build(
             pass_over_fresh(project, loaded, one_variant, site, packing, graph, overlay=overlay)
         from harness.cli import building
 
-        building.run_set(project, graph, site, jobs, via)
+        building.run_set(project, graph, site, jobs or DEFAULT_JOBS, via)
         return
     catalog = site_catalog(project, site)
     built = build_images(
@@ -118,6 +127,16 @@ def build(
     )
     for manifest in built:
         typer.echo(catalog.current_link(manifest.name))
+
+
+def _refuse_with_stack(given: Mapping[str, bool]) -> None:
+    """Raises UserError where an option was given that means nothing for a stack alone."""
+    names = " and ".join(name for name, is_given in given.items() if is_given)
+    if not names:
+        return
+    # A stage is kept under the name of all it is made of: made again it would be the same one.
+    instead = "--refresh-base takes a new base" if "--force" in names else "leave one of them out"
+    raise UserError(f"{names}: not together with --stack, which builds stages here, one after the other", fix=instead)
 
 
 def build_images(

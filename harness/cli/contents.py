@@ -26,7 +26,7 @@ from harness.image.keys import trusted_keys
 from harness.image.made_from import changed_files, find_revision, write_project
 from harness.image.overlay import has_layer
 from harness.image.parts import join, read_reference, whole_content_digest
-from harness.image.sif import content_digest
+from harness.image.sif import content_digest, is_sif
 from harness.image.sign import SignatureError, verify
 from harness.image.via_docker import docker_engine
 from harness.lock.diff import Contents, compare
@@ -213,6 +213,8 @@ def find_image(project: Project, catalog: Catalog, image: str, variant: str) -> 
         UserError: neither.
     """
     if Path(image).is_file():
+        if not is_sif(Path(image)):
+            raise UserError("this is no SIF image", where=image, fix="name an image file (*.sif) or a tutorial")
         return Path(image).resolve()
     if (Path(image) / MANIFEST).is_file():
         return next(file for file in (Path(image).resolve() / name for name in (LAYER, WHOLE)) if file.exists())

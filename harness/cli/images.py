@@ -18,10 +18,12 @@ from harness.definition.context import Context
 from harness.definition.convert import convert as convert_instructions
 from harness.definition.dockerfile import read_dockerfile
 from harness.definition.metadata import HEALTH_LABEL
+from harness.definition.model import Definition
 from harness.definition.tutorial_image import tutorial_definition
 from harness.definition.writer import write_definition
 from harness.errors import HarnessError, UserError
 from harness.fidelity.verify import verify_definition
+from harness.files import write_whole
 from harness.project import Project, image_name
 from harness.run.campaign import project_catalog
 from harness.site import DEFAULT_SITE, load_site
@@ -121,6 +123,10 @@ def convert(
     bases = BaseLookup.of(base_config or [], _registry_mirrors(site), note)
     definition = convert_instructions(instructions, found, bases=bases, healthcheck_as_test=healthcheck_as_test)
     bases.check()
+    if context is not None and not folder.is_dir() and not _copies(definition):
+        # Where it is copied from, the definition may be built on another machine that has it.
+        what = "the build context is no folder, and nothing is copied from it"
+        raise UserError(f"--context: {what}", where=context, fix="name the folder, or leave --context out")
     labels = dict(label for layer in definition.layers for label in layer.labels)
     if not healthcheck_as_test and labels.get(HEALTH_LABEL, "NONE") != "NONE":
         note("HEALTHCHECK is a label of the image; --healthcheck-as-test makes it the definition's %test as well")
@@ -136,9 +142,18 @@ def convert(
         typer.echo(text, nl=False)
     else:
         try:
-            output.write_text(text, encoding="utf-8")
+            if output.exists() and not output.is_file():
+                output.write_text(text, encoding="utf-8")  # a pipe or a device, such as /dev/stdout
+            else:
+                write_whole(output.resolve(), text)  # of a link: what it leads to
         except OSError as error:
             raise UserError(f"--output: {error.strerror}", where=str(output)) from error
+
+
+def _copies(definition: Definition) -> bool:
+    """Does a definition copy anything from the context?"""
+    layers = [*definition.layers, *(layer for stage in definition.stages for layer in stage.layers)]
+    return any(copied.stage is None for layer in layers for copied in layer.files)
 
 
 def _registry_mirrors(site: str) -> list[str]:

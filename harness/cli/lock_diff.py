@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.cli.contents import find_image
 from harness.cli.options import SiteOption, VariantOption
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.lock.diff import Contents, GroupDifference, compare
 from harness.lock.sides import Pair, pairs
 from harness.project import Project
@@ -44,7 +44,10 @@ def lock_diff(
         except UserError:
             return None
 
-    found = pairs(project, sides or [], image)
+    try:
+        found = pairs(project, sides or [], image)
+    except HarnessError as error:  # a damaged image, one of somebody else: nothing was compared, so it is no difference
+        raise UserError(error.what, where=error.where, fix=error.fix) from error
     differing = [(pair, groups) for pair in found if (groups := compare(pair.one or _NOTHING, pair.other or _NOTHING))]
     if as_json:
         shown = {pair.title: {name: group.as_json() for name, group in groups.items()} for pair, groups in differing}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Literal
@@ -14,18 +16,27 @@ from harness.image.process import run_command
 
 LIST_SECONDS = 300.0
 
-# Run in the image by its own shell. A record is followed by a line that no record holds.
+# Run in the image by its own shell. A record is followed by a line that no record holds. With a Python package come
+# the records that it brought beside its own: what it was shipped with is a part of it.
 _END = "--end-of-record--"
+_BROUGHT = "--brought--"
+_PYTHON_RECORDS = ("dist-info/METADATA", "egg-info/PKG-INFO")
+_OF_DEBIAN = "(debian)"  # no Python package can have this name
 _SCRIPT = f"""
 if [ -f /etc/os-release ]; then . /etc/os-release; fi
 echo "distribution: ${{ID:-unknown}}"
 echo {_END}
 if [ -f /var/lib/dpkg/status ]; then cat /var/lib/dpkg/status; fi
 echo {_END}
+cat /var/lib/dpkg/info/*.list 2>/dev/null | grep -E '({"|".join(_PYTHON_RECORDS)})$'
+echo {_END}
 find / \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp \\) -prune -o \\
     \\( -path '*.dist-info/METADATA' -o -path '*.egg-info/PKG-INFO' \\) -type f -print 2>/dev/null |
 while read -r file; do
+    echo "$file"
     sed '/^[[:space:]]*$/,$d' "$file"
+    echo {_BROUGHT}
+    grep -E '({"|".join(_PYTHON_RECORDS)}),' "${{file%/*}}/RECORD" 2>/dev/null
     echo {_END}
 done
 """
@@ -39,6 +50,7 @@ class Package:
         kind: who installed it.
         distribution: for Debian packages ``debian`` or ``ubuntu``.
         licence: an SPDX expression, where the package says so in one.
+        part_of: of a Python package that came with another one: who brought it; see :func:`brought_by`.
     """
 
     kind: Literal["deb", "pypi"]
@@ -47,6 +59,7 @@ class Package:
     architecture: str = ""
     distribution: str = ""
     licence: str = ""
+    part_of: str = ""
 
 
 def installed_packages(engine: Engine, image: Path) -> list[Package]:
@@ -71,9 +84,31 @@ def installed_packages(engine: Engine, image: Path) -> list[Package]:
 
 def parse_packages(text: str) -> list[Package]:
     """Packages from what the script prints."""
-    distribution, dpkg, *python = f"{text}\n".split(f"{_END}\n")
-    found = {*parse_dpkg(dpkg, distribution.partition(":")[2].strip()), *parse_python(python)}
+    distribution, dpkg, debian, *python = f"{text}\n".split(f"{_END}\n")
+    found = {*parse_dpkg(dpkg, distribution.partition(":")[2].strip()), *parse_python(python, debian.split("\n"))}
     return sorted(found)
+
+
+def packages_below(root: Path) -> list[Package]:
+    """Python packages of a folder that holds a file system's records of packages, as below ``/``, sorted."""
+    debian = [line for file in sorted(root.glob("var/lib/dpkg/info/*.list")) for line in _text(file).split("\n")]
+    records = []
+    for file in sorted(path for path in root.rglob("*") if str(path).endswith(_PYTHON_RECORDS) and path.is_file()):
+        header = _text(file).split("\n\n")[0]
+        brought = _text(file.parent / "RECORD")
+        records.append(f"/{file.relative_to(root)}\n{header}\n{_BROUGHT}\n{brought}")
+    return sorted(set(parse_python(records, debian)))
+
+
+def brought_by(package: Package) -> str:
+    """Who brought a Python package, in words for a bill of materials."""
+    if package.part_of == _OF_DEBIAN:
+        return "part of a Debian package"
+    return f"part of the Python package {package.part_of}" if package.part_of else INSTALLED_ITSELF
+
+
+INSTALLED_ITSELF = "installed itself"
+"""What :func:`brought_by` says of a package that is no part of another."""
 
 
 def parse_dpkg(status: str, distribution: str) -> Iterator[Package]:
@@ -86,10 +121,38 @@ def parse_dpkg(status: str, distribution: str) -> Iterator[Package]:
             )
 
 
-def parse_python(records: Iterable[str]) -> Iterator[Package]:
-    """Packages of the headers of ``METADATA`` or ``PKG-INFO`` files."""
+def parse_python(records: Iterable[str], debian: Iterable[str] = ()) -> Iterator[Package]:
+    """Packages of the headers of ``METADATA`` or ``PKG-INFO`` files.
+
+    Args:
+        records: of each the path, the header and, behind a line of its own, lines of its list of files.
+        debian: paths that Debian's packages own.
+    """
+    headers: dict[str, Message] = {}
+    owners: dict[str, str] = {}
     for text in records:
-        record = HeaderParser().parsestr(text.strip())
-        if record.get("Name"):
-            licence = record.get("License-Expression", "")
-            yield Package("pypi", record["Name"], record.get("Version", ""), licence=licence)
+        path, _, rest = text.strip().partition("\n")
+        header, _, listed = rest.partition(_BROUGHT)
+        record = HeaderParser().parsestr(header.strip())
+        if not record.get("Name"):
+            continue
+        headers[path] = record
+        # A list of files is CSV, of paths below the folder that the package's own record is in.
+        place = posixpath.dirname(posixpath.dirname(path))
+        for line in listed.split("\n"):
+            brought = posixpath.normpath(posixpath.join(place, line.partition(",")[0].strip('"')))
+            if brought != path and brought.endswith(_PYTHON_RECORDS):
+                owners[brought] = record["Name"]
+    owners |= dict.fromkeys(debian, _OF_DEBIAN)
+    for path, record in headers.items():
+        yield Package(
+            "pypi",
+            record["Name"],
+            record.get("Version", ""),
+            licence=record.get("License-Expression", ""),
+            part_of=owners.get(path, ""),
+        )
+
+
+def _text(file: Path) -> str:
+    return file.read_text("utf-8", errors="replace") if file.is_file() else ""

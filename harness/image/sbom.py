@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import __version__
 from harness.errors import HarnessError
-from harness.image.packages import Package
+from harness.image.packages import Package, brought_by
 
 _ROOT = "SPDXRef-image"
 _DOCUMENT = "SPDXRef-DOCUMENT"
@@ -95,6 +95,7 @@ def _package(identifier: str, name: str, version: str, installed: Package | None
         license_concluded=unknown,
         license_declared=unknown if declared is None else declared,
         copyright_text=unknown,
+        source_info=brought_by(installed) if installed and installed.kind == "pypi" else None,
         external_references=[
             ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", locator) for locator in locators
         ],

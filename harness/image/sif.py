@@ -42,6 +42,7 @@ DEFINITION, ENVIRONMENT, LABELS, PARTITION, SIGNATURE, JSON, GENERIC, CRYPTO_MES
 _HEADER = struct.Struct("<32s10s3s3s16s8q")
 _DESCRIPTOR = struct.Struct("<i?3I7q128s384s")
 _MOST_DESCRIPTORS = 1 << 16  # a header that says more is damaged: no image has a thousandth of it
+_LAUNCH_BYTES = 32
 _CHUNK_BYTES = 1 << 20
 _USUAL_DESCRIPTORS = 48  # what the engines reserve
 _SPARE_DESCRIPTORS = 8
@@ -171,6 +172,16 @@ def read_sif(path: Path) -> Sif:
     """
     with path.open("rb") as stream, _at(path):
         return _read(stream)
+
+
+def is_sif(path: Path) -> bool:
+    """Does the file begin as a SIF image does? Whether all of it is there is another question.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return stream.read(_LAUNCH_BYTES + len(MAGIC))[_LAUNCH_BYTES:] == MAGIC
 
 
 def read_object(path: Path, descriptor: Descriptor) -> bytes:

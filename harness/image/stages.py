@@ -8,7 +8,7 @@ key can be explained::
     <cache>/stages/.building-*/<key>.sif    being written; the folder says by whom
     <cache>/stages/records/stacks/<stack>.<variant>/<key of the last stage>.json
     <cache>/stages/records/images/<image>/<sha256 of its definition>.json
-    <cache>/stages/records/packages/<key>.json
+    <cache>/stages/records/installed/<key>.json
     <cache>/stages/records/folders/<key>.json
     <cache>/stages/records/fingerprints/<key>.sha256
 
@@ -269,7 +269,7 @@ class StageStore:
 
         To look takes longer than the rest of a tutorial's layer: its shell reads every package's record.
         """
-        file = self.folder / "records" / "packages" / f"{key}.json"
+        file = self.folder / "records" / "installed" / f"{key}.json"
         try:
             return PACKAGES.validate_json(file.read_bytes())
         except (OSError, ValidationError):

@@ -26,7 +26,8 @@ class Contents:
         base = {"(image)": lock.inputs.base}
         if lock.base is not None:
             digest = lock.base.digest or (f"bootstrapped, {lock.base.suite}" if lock.base.suite else lock.base.origin)
-            base |= {"(digest)": digest, **lock.base.packages}
+            python_of_base = {f"{name} (python)": version for name, version in (lock.base.python or {}).items()}
+            base |= {"(digest)": digest, **lock.base.packages, **python_of_base}
         apt = {name: package.version for name, package in (lock.apt or {}).items()}
         files = {f"{name} (file)": package.sha256[:_SHORT] for name, package in (lock.apt or {}).items()}
         python = dict(lock.python.packages) if lock.python else {}

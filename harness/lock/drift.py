@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 from urllib.parse import unquote
 
 from harness.image.contents import read_lock, read_sbom
+from harness.image.packages import INSTALLED_ITSELF
 from harness.image.stages import TOOLS_IN_KEYS
+from harness.lock.inputs import provided_by
 from harness.lock.python import normal_name
 from harness.stack_lock import LockedBase, StackLock
 
 _BASE_FIX = "lock again to accept it, or build where the locked base is to be had"
 _APT_FIX = "its archive no longer has the locked version: lock again, or name a snapshot of the archive"
+_EXTRA_FIX = "name it in the requirements and lock again, or do not install it"
 _PYTHON_FIX = "pip must install the requirements lock, and nothing unpinned after it"
 _TOOL_FIX = "build with the locked version, or lock again with this one"
 _AGAIN = "lock again"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,12 @@ class Installed:
     Attributes:
         apt: name to version.
         python: normalised name to all versions that are there: a virtual environment may hide another.
+        own: those of ``python`` that are no part of another package; None of an image from before that was recorded.
     """
 
     apt: Mapping[str, str]
     python: Mapping[str, frozenset[str]]
+    own: Mapping[str, frozenset[str]] | None = None
 
 
 def installed_in(image: Path) -> Installed:
@@ -52,6 +59,8 @@ def installed_in(image: Path) -> Installed:
     """
     apt: dict[str, str] = {}
     python: dict[str, frozenset[str]] = {}
+    own: dict[str, frozenset[str]] = {}
+    is_recorded = True
     for package in read_sbom(image)["packages"]:
         for reference in package.get("externalRefs", []):
             locator = unquote(reference["referenceLocator"])
@@ -60,7 +69,10 @@ def installed_in(image: Path) -> Installed:
             elif locator.startswith("pkg:pypi/"):
                 name = normal_name(package["name"])
                 python[name] = python.get(name, frozenset()) | {package["versionInfo"]}
-    return Installed(apt, python)
+                is_recorded = is_recorded and "sourceInfo" in package
+                if package.get("sourceInfo") == INSTALLED_ITSELF:
+                    own[name] = own.get(name, frozenset()) | {package["versionInfo"]}
+    return Installed(apt, python, own if is_recorded else None)
 
 
 def image_drift(lock: StackLock, image: Path) -> list[Drift]:
@@ -114,17 +126,47 @@ def apt_drift(lock: StackLock, installed: Installed) -> Iterator[Drift]:
 
 
 def python_drift(lock: StackLock, installed: Installed) -> Iterator[Drift]:
-    """Python packages: other versions than locked, and missing ones. What the base brings is the base's."""
+    """Python packages: other versions than locked, missing ones, and ones that nobody locked.
+
+    What another package brings (Debian's, or one with copies of others inside) is locked with it, what the base brings
+    with the base.
+    """
     if lock.python is None:
         why = lock.unresolved.get("python", "unknown")
         yield Drift(f"python: not locked ({why})", "lock where the package index answers")
         return
+    present = installed.python if installed.own is None else installed.own
     for name, version in lock.python.packages.items():
-        have = installed.python.get(name, frozenset())
+        have = present.get(name, frozenset())
         if not have:
             yield Drift(f"python: {name} {version} is locked, and not in the image", _PYTHON_FIX)
         elif version not in have:
             yield Drift(f"python: {name} is {', '.join(sorted(have))}, locked is {version}", _PYTHON_FIX)
+    yield from _python_extras(lock, lock.python.packages, installed)
+
+
+def _python_extras(lock: StackLock, locked: Mapping[str, str], installed: Installed) -> Iterator[Drift]:
+    base, provided = lock.base, provided_by(lock.inputs.python)
+    from_base = (base.python if base else None) or {}
+    extras = []
+    for name, versions in sorted((installed.own or {}).items()):
+        if name in locked and locked[name] not in versions:
+            continue  # said already
+        known = {locked.get(name), provided.get(name), *from_base.get(name, "").split(", ")}
+        extras += [f"{name} {v}" for v in sorted(versions - known) if not _is_debians_wheel(name, v, installed.apt)]
+    if extras and base is not None and base.origin == "registry" and base.python is None:
+        shown = ", ".join(extras[:_SHOWN]) + (" …" if extras[_SHOWN:] else "")
+        what = f"python: {len(extras)} in the image are not locked ({shown}), and what the base brings is not known"
+        yield Drift(what, "lock again where skopeo reaches the base's registry")
+        return
+    for extra in extras:
+        yield Drift(f"python: {extra} is in the image, and not locked", _EXTRA_FIX)
+
+
+def _is_debians_wheel(name: str, version: str, apt: Mapping[str, str]) -> bool:
+    """Did a new virtual environment get it from a Debian package, which is locked as such?"""
+    deb = apt.get(f"python3-{name}-whl", "")
+    return re.match(rf"(\d+:)?{re.escape(version)}([-+~]|$)", deb) is not None
 
 
 def tool_drift(lock: StackLock, tools: Mapping[str, str]) -> Iterator[Drift]:

@@ -11,7 +11,8 @@ from harness.image.base import ensure_base
 from harness.image.contents import base_of, read_lock, tool_versions
 from harness.image.engine import find_engine
 from harness.lock.drift import Drift, base_drift, image_drift, tool_drift
-from harness.lock.inputs import lock_drift
+from harness.lock.inputs import lock_drift, stack_dockerfile
+from harness.lock.outside import unpinned
 from harness.project import Project, Variant, parse_variant
 from harness.site import Site
 from harness.stack import load_stack
@@ -49,7 +50,11 @@ class LockGate:
                 stack, variant, [Drift(f"{stack}: {variant} was never locked", "lock it")] if self.refuse else []
             )
             return
-        lines = [Drift(line, "lock again, or undo the change") for line in self._inputs(lock)]
+        of_stack = load_stack(self.project, stack)
+        changed = lock_drift(self.project, of_stack, lock)
+        lines = [Drift(line, "lock again, or undo the change") for line in changed]
+        instructions = stack_dockerfile(self.project, of_stack, variant)
+        lines += [Drift(open_end.what, open_end.fix) for open_end in unpinned(instructions, lock.inputs.base)]
         if self.refuse and not lines:
             lines = list(_unresolved(lock))
         if self.refuse and not lines:
@@ -69,9 +74,6 @@ class LockGate:
         lock = read_stack_lock(self.project, made.stack, variant)
         if lock is not None:
             self._judge(made.stack, variant, image_drift(lock, image))
-
-    def _inputs(self, lock: StackLock) -> list[str]:
-        return lock_drift(self.project, load_stack(self.project, lock.stack), lock)
 
     def _judge(self, stack: str, variant: Variant, lines: Iterable[Drift]) -> None:
         lines = list(lines)

@@ -64,6 +64,13 @@ def python_target(parts: StackVariant) -> str:
     return f"{parts.python} {parts.platform}{provided}{left_out}"
 
 
+def provided_by(target: str) -> dict[str, str]:
+    """Name to version of what :func:`python_target` says is there already."""
+    found = re.search(r" with (.*?)(?: without |$)", target)
+    pins = (pin.partition("==") for pin in (found[1].split() if found else ()))
+    return {re.sub("[-_.]+", "-", name).lower(): version for name, _, version in pins}
+
+
 def requirement_files(folder: Path, name: str) -> list[str]:
     """A requirements file and those that it includes, relative to ``folder``.
 

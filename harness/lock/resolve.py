@@ -19,6 +19,7 @@ from harness.image.base import BaseImage, base_source
 from harness.image.contents import tool_versions
 from harness.image.driver import Progress
 from harness.image.engine import find_engine
+from harness.image.packages import packages_below
 from harness.image.process import run_command
 from harness.image.reference import ImageReference
 from harness.image.registry import ImageNotFoundError, RegistryUnreachableError
@@ -26,7 +27,7 @@ from harness.lock.apt import PrivateApt, installed_versions
 from harness.lock.apt_commands import apt_commands
 from harness.lock.base_system import STATUS, base_system
 from harness.lock.inputs import copied_to_apt, current_inputs, stack_dockerfile
-from harness.lock.python import find_uv, resolve_python, without_addresses
+from harness.lock.python import find_uv, normal_name, resolve_python, without_addresses
 from harness.project import Project, Variant
 from harness.site import Site
 from harness.stack import Stack
@@ -105,7 +106,7 @@ class Resolver:
                 on_line=self.progress,
             ) as image:
                 base = locked_base(image)
-                if not inputs.apt:
+                if not inputs.apt and base.origin == "bootstrapped":
                     return base, {}
                 root = base_system(image, self.cache)
         except HarnessError as error:
@@ -113,11 +114,16 @@ class Resolver:
                 base = pinned_base(inputs.base, error)
             if base is None:
                 unresolved["base"] = reason(error)
+            elif not inputs.apt:
+                self.progress(f"{stack.name}.{variant}: note: packages of the base are not known: {reason(error)}")
             if inputs.apt:
                 unresolved["apt"] = f"the base image is not to be had: {reason(error)}"
             return base, None if inputs.apt else {}
-        if not base.packages:
-            base = base.model_copy(update={"packages": installed_versions(root / STATUS)})
+        if base.origin == "registry":
+            found = {"packages": installed_versions(root / STATUS), "python": python_of_base(root)}
+            base = base.model_copy(update=found)
+        if not inputs.apt:
+            return base, {}
         try:
             return base, self._apt(stack, variant, root)
         except HarnessError as error:
@@ -157,6 +163,15 @@ def pinned_base(reference: str, error: HarnessError) -> LockedBase | None:
     if digest is None or not isinstance(error, RegistryUnreachableError):
         return None
     return LockedBase(origin="registry", digest=digest)
+
+
+def python_of_base(root: Path) -> dict[str, str]:
+    """Python packages of a base that Debian's did not bring: name to version, or to all versions that are there."""
+    versions: dict[str, set[str]] = {}
+    for package in packages_below(root):
+        if not package.part_of:
+            versions.setdefault(normal_name(package.name), set()).add(package.version)
+    return {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())}
 
 
 def keep_resolved(lock: StackLock, before: StackLock | None) -> StackLock:
