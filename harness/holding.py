@@ -46,6 +46,7 @@ class DataSet(SpecModel):
         min_length=1, description="what must be in that folder, as its programs look for it: NAME, or NAME|OTHER NAME"
     )
     source: str = Field(description="where it comes from, for a person")
+    source_zh: str | None = Field(None, description="the same for Chinese pages; without it, the English")
     hub: str | None = Field(None, pattern=_HUB_NAME, description="its repository on Hugging Face: owner/name")
     modelscope: str | None = Field(None, pattern=_HUB_NAME, description="on ModelScope, where it is called otherwise")
     revision: str | None = Field(None, description="of the hub's repository, where it is known")

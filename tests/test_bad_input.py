@@ -112,6 +112,23 @@ def test_a_model_of_another_size(tutorial_id: str, places: dict[str, str], tmp_p
     assert f"/models/{folder.relative_to(tmp_path)}: its hidden_size is 3584, that of Qwen" in error
 
 
+@pytest.mark.parametrize(
+    ("tutorial_id", "key", "other", "own"),
+    [
+        ("xscow-5", "architectures", ["XLMRobertaModel"], ["XLMRobertaForSequenceClassification"]),  # bge-m3
+        ("xscow-4", "hidden_size", 768, 1024),
+        ("scow-7", "hidden_size", 1024, 768),  # bert-large
+        ("scow-2", "projection_dim", 768, 512),  # ViT-L
+    ],
+)
+def test_another_model_of_the_same_architecture(
+    tutorial_id: str, key: str, other: object, own: object, places: dict[str, str], tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path, tutorial_id, ARCHITECTURE[tutorial_id], **{key: other})
+    error = refused(tutorial_id, places, *real_weights(tutorial_id), MODELS=str(tmp_path))
+    assert f"{folder.relative_to(tmp_path)}: its {key} is {other}, that of the tutorial's model is {own}" in error
+
+
 @pytest.mark.parametrize("tutorial_id", PROMPT_FILE)
 def test_a_prompt_in_another_encoding(tutorial_id: str, places: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_bytes(b"first line\n" + GBK)

@@ -111,7 +111,11 @@ def test_what_only_a_person_can_get_is_said_with_its_place(supplied: Path) -> No
     folder.mkdir(parents=True)
     (folder / "a.txt").write_text("1")
     done = run_here(supplied, "data", "verify", "numbers")
-    assert done.returncode == 1 and "numbers/b.txt is missing" in done.stdout
+    assert done.returncode == 1
+    assert "numbers/b.txt is missing; get it by hand: anywhere" in done.stdout
+    everything = run_here(supplied, "data", "fetch", "--all")
+    assert everything.returncode == 0, everything.stderr
+    assert "note: numbers: get it by hand: anywhere" in everything.stderr
 
 
 def test_a_checksum_that_is_none_is_refused(supplied: Path) -> None:

@@ -17,6 +17,7 @@ from harness.definition.writer import write_definition
 from harness.errors import SpecError, UserError
 from harness.job.render import render_job
 from harness.judge import Verdict, judge_run
+from harness.page import render_page
 from harness.project import PRESETS, PresetName, Project
 from harness.run.evidence import gather_evidence
 from harness.site import load_site
@@ -173,6 +174,16 @@ def test_where_a_floor_comes_from_is_said_in_both_languages(tutorial_id: str) ->
         assert floor.source_zh != floor.source
         decimals = [sorted(re.findall(r"\d+[.,]\d[\d.,]*\d|\d+\.\d", text)) for text in (floor.source, floor.source_zh)]
         assert set(decimals[0]) - set(decimals[1]) == set(), floor.source
+
+
+@pytest.mark.parametrize("tutorial_id", IDS)
+def test_where_data_and_models_come_from_is_said_in_both_languages(tutorial_id: str) -> None:
+    tutorial = load_tutorial(PROJECT, tutorial_id)
+    pages = {language: render_page(tutorial, language) for language in ("en", "zh")}
+    for wanted in (*tutorial.data, *tutorial.models):
+        assert wanted.source_zh and re.search("[\u4e00-\u9fff]", wanted.source_zh), wanted.name
+        assert wanted.source in pages["en"]
+        assert wanted.source_zh in pages["zh"]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from harness.cli.options import SiteOption
 from harness.errors import HarnessError, UserError
 from harness.mirrors import probe_mirrors
 from harness.project import Project
-from harness.run.needs import Kind, look
+from harness.run.needs import Kind, how_to_get, is_got_by_hand, look
 from harness.runtime.hub.fetch import PROTOCOLS, Hub, Protocol, Watcher, hubs_in_order
 from harness.runtime.hub.progress import plain_watcher
 from harness.site import DEFAULT_SITE, Site, load_site
@@ -54,7 +54,8 @@ def family(kind: Kind) -> typer.Typer:
         again: AgainOption = False,
         site: SiteOption = DEFAULT_SITE,
     ) -> None:
-        _fetch(kind, site, _chosen(kind, names, tutorial, everything=everything), only, again=again)
+        chosen = _chosen(kind, names, tutorial, everything=everything)
+        _fetch(kind, site, chosen, only, again=again, all_that_can=everything)
 
     def verify_command(names: NamesArgument = None, site: SiteOption = DEFAULT_SITE) -> None:
         _verify(kind, site, _chosen(kind, names, None, everything=not names))
@@ -96,7 +97,10 @@ def _list(kind: Kind, site_name: str) -> None:
     print_table(table)
 
 
-def _fetch(kind: Kind, site_name: str, chosen: list[Wish], only: str | None, *, again: bool) -> None:
+def _fetch(
+    kind: Kind, site_name: str, chosen: list[Wish], only: str | None, *, again: bool, all_that_can: bool
+) -> None:
+    """``all_that_can``: what must be got by hand is no failure."""
     project = Project.find()
     site = load_site(project, site_name)
     root = root_of(project, site, kind, os.environ)
@@ -105,6 +109,9 @@ def _fetch(kind: Kind, site_name: str, chosen: list[Wish], only: str | None, *, 
     with _watcher() as watcher:
         hubs = _hubs(site, only, watcher)
         for wish in chosen:
+            if all_that_can and is_got_by_hand(wish.wanted) and look(kind, wish.wanted, root) is not None:
+                console().print(f"note: {wish.key}: {how_to_get(kind, wish.wanted)}", markup=False, soft_wrap=True)
+                continue
             try:
                 brought.append(f"{wish.key}: {obtain(wish, root, hubs, watcher, again=again)}")
             except HarnessError as error:
@@ -143,8 +150,9 @@ def _verify(kind: Kind, site_name: str, chosen: list[Wish]) -> None:
         if found.folder is None:
             typer.echo(f"none {wish.key}: is not below {root}")
             continue
+        again = "" if is_got_by_hand(wish.wanted) else " --again"
         for problem in found.problems:
-            typer.echo(f"BAD  {wish.key}: {problem}; harness {kind} fetch {wish.key} --again")
+            typer.echo(f"BAD  {wish.key}: {problem}; {how_to_get(kind, wish.wanted)}{again}")
         bad += bool(found.problems)
         if not found.problems:
             compared = f"{found.checked} files compared" if found.checked else "whole; it has no checksums to compare"

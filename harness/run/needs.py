@@ -102,9 +102,14 @@ def _way_around(missing: Missing) -> str:
     return f", or do without: {' '.join(words)}" if words else ""
 
 
+def is_got_by_hand(wanted: DataSet) -> bool:
+    """No program can fetch it: its source wants a person who agrees to something."""
+    return wanted.repository() is None and not wanted.downloads
+
+
 def how_to_get(kind: Kind, wanted: DataSet) -> str:
     """The line that brings it here, or what a person must do where no program can."""
-    if wanted.repository() is None and not wanted.downloads:
+    if is_got_by_hand(wanted):
         return f"get it by hand: {wanted.source}"
     return f"fetch it: harness {kind} fetch {shlex.quote(wanted.key)}"
 

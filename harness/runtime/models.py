@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,18 @@ def model_folder(names: Sequence[str]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def check_model(folder: Path, model_types: Iterable[str], files: Sequence[str] = ()) -> dict[str, Any]:
+def check_model(
+    folder: Path, model_types: Iterable[str], files: Sequence[str] = (), *, says: Mapping[str, object] | None = None
+) -> dict[str, Any]:
     """Look at a model without loading it; its config.json.
 
     Args:
         model_types: what ``model_type`` of its config.json may be: another architecture is refused.
         files: must be there besides config.json and at least one file of weights.
+        says: what config.json must say: another model of the same architecture would load, and answer something else.
 
     Raises:
-        ModelError: a file is missing, is no model, is cut short, or the model is of another architecture.
+        ModelError: a file is missing, is no model, is cut short, or the model is of another architecture or size.
     """
     config = _read_config(folder / "config.json")
     wanted = list(model_types)
@@ -61,6 +64,9 @@ def check_model(folder: Path, model_types: Iterable[str], files: Sequence[str] =
         raise ModelError(f"{folder / missing[0]}: no such file; the model is incomplete")
     for path in weights:
         check_weights(path)
+    for key, value in (says or {}).items():
+        if config.get(key) != value:
+            raise ModelError(f"{folder}: its {key} is {config.get(key)}, that of the tutorial's model is {value}")
     return config
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, UserError
 from harness.lease import lease
-from harness.run.needs import look
+from harness.run.needs import is_got_by_hand, look
 from harness.runtime.errors import ProgramError
 from harness.runtime.hub.fetch import Hub, Watcher, fetch
 from harness.runtime.hub.store import HUB, Store, of_folder, shared_folder
@@ -32,7 +32,7 @@ def obtain(wish: Wish, root: Path, hubs: Sequence[Hub], watcher: Watcher, *, aga
         watcher.say(f"{wish.key}: is here already")
         return next(root / name for name in wanted.folders if (root / name).is_dir())
     repository = wanted.repository()
-    if repository is None and not wanted.downloads:
+    if is_got_by_hand(wanted):
         raise UserError(
             "no program can fetch it",
             where=wish.key,

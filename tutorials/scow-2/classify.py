@@ -43,7 +43,7 @@ def find_model(weights: str, scratch: Path, seed: int, texts: list[str]) -> tupl
         folder = model_folder(FOLDERS)
         if folder is None:
             raise ModelError(f"{FOLDERS[0]} is not below the models root; fetch it, or use --weights tiny or random")
-        check_model(folder, ["clip"], FILES)
+        check_model(folder, ["clip"], FILES, says={"projection_dim": 512})
         return folder, "clip-vit-base-patch32"
     if weights not in ("tiny", "random"):
         raise ModelError(f"--weights is '{weights}'; valid: model, random, tiny")

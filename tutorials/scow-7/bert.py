@@ -33,7 +33,7 @@ def load_model(weights: str, seed: int, texts: list[str]) -> tuple[str, Any, Any
         folder = model_folder(FOLDERS)
         if folder is None:
             raise ModelError(f"{FOLDERS[0]} is not below the models root; fetch it, or use --weights tiny or random")
-        check_model(folder, ["bert"], FILES)
+        check_model(folder, ["bert"], FILES, says={"hidden_size": 768, "num_hidden_layers": 12})
         torch.manual_seed(seed)
         model = BertForSequenceClassification.from_pretrained(folder, num_labels=2)
         return "bert-base-uncased", AutoTokenizer.from_pretrained(folder), model

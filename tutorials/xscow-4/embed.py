@@ -45,7 +45,7 @@ def find_model(weights: str, scratch: Path, seed: int, texts: list[str]) -> tupl
         folder = model_folder(FOLDERS)
         if folder is None:
             raise ModelError(f"{FOLDERS[0]} is not below the models root; fetch it, or use --weights tiny or random")
-        check_model(folder, ["xlm-roberta"], FILES)
+        check_model(folder, ["xlm-roberta"], FILES, says={"hidden_size": 1024, "num_hidden_layers": 24})
         return folder, "bge-m3"
     if weights not in ("tiny", "random"):
         raise ModelError(f"--weights is '{weights}'; valid: model, random, tiny")

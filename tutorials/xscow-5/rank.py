@@ -34,6 +34,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 FOLDERS = ["BAAI/bge-reranker-v2-m3", "bge-reranker-v2-m3"]
 FILES = ["tokenizer.json"]
+# bge-m3 is as large, and has no head that ranks: it would get a random one.
+SAYS = {"architectures": ["XLMRobertaForSequenceClassification"], "hidden_size": 1024, "num_hidden_layers": 24}
 
 
 def find_model(weights: str, scratch: Path, seed: int, pairs: list[tuple[str, str]]) -> tuple[Path, str]:
@@ -42,7 +44,7 @@ def find_model(weights: str, scratch: Path, seed: int, pairs: list[tuple[str, st
         folder = model_folder(FOLDERS)
         if folder is None:
             raise ModelError(f"{FOLDERS[0]} is not below the models root; fetch it, or use --weights tiny or random")
-        check_model(folder, ["xlm-roberta"], FILES)
+        check_model(folder, ["xlm-roberta"], FILES, says=SAYS)
         return folder, "bge-reranker-v2-m3"
     if weights not in ("tiny", "random"):
         raise ModelError(f"--weights is '{weights}'; valid: model, random, tiny")

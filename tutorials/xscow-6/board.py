@@ -18,7 +18,6 @@ from urllib.parse import parse_qs
 
 from dataset import load_identity, register
 
-COOKIE = "board_token"
 # Nothing is sent or fetched; the board's pages come from the image alone.
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "0", "GRADIO_NUM_PORTS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -26,23 +25,27 @@ Scope = dict[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
-def guarded(app: App, token: str) -> App:
+def guarded(app: App, token: str, port: int) -> App:
     """``app`` for those who know the token; everybody else gets 401."""
+    name = f"board_token_{port}"  # browsers give cookies of one host to all its ports, and two tunnels end at localhost
 
     async def gate(scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await app(scope, receive, send)  # start and end of the server
+            return
+        if scope["type"] != "http":  # the board's pages use nothing else
+            await send({"type": "websocket.close", "code": 1008})
             return
         if scope["path"] == "/health":
             await _answer(send, HTTPStatus.OK, [], b"ok\n")
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        cookie = SimpleCookie(headers.get("cookie", "")).get(name)
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if _same(asked, token):
             # The address without the token: it stays out of the browser's history.
-            cookie_header = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
+            cookie_header = f"{name}={token}; HttpOnly; SameSite=Strict; Path=/"
             await _answer(send, HTTPStatus.SEE_OTHER, [("location", scope["path"]), ("set-cookie", cookie_header)])
         elif _same(bearer, token) or (cookie is not None and _same(cookie.value, token)):
             await app(scope, receive, send)
@@ -91,7 +94,7 @@ def serve(port: int, token: str) -> None:
 
     app = gradio.mount_gradio_app(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), make_board().queue(), "/")
     # No access log: it would hold the address with the token.
-    uvicorn.run(guarded(app, token), host="0.0.0.0", port=port, access_log=False, log_level="warning")
+    uvicorn.run(guarded(app, token, port), host="0.0.0.0", port=port, access_log=False, log_level="warning")
 
 
 def main() -> None:
