@@ -32,6 +32,7 @@ from harness.runtime import (
     environment,
     find_data,
     find_mnist,
+    keep_first_gpu,
     read_idx,
     read_prompt,
 )
@@ -411,6 +412,17 @@ def test_a_gpu_that_was_asked_for_is_used_or_the_program_fails(job: Path) -> Non
         choose_device(fake_torch(gpus=0, cuda=None), 1)
     with pytest.raises(DeviceError, match="asked for 2"):
         choose_device(fake_torch(gpus=1), 2)
+
+
+@pytest.mark.parametrize(("seen", "kept"), [(None, "0"), ("3,5", "3"), ("GPU-a,GPU-b", "GPU-a"), ("", "")])
+def test_one_gpu_is_kept_of_those_that_the_job_has(
+    seen: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    keep_first_gpu()
+    assert os.environ.pop("CUDA_VISIBLE_DEVICES") == kept
 
 
 def test_the_cpu_is_used_where_it_is_meant(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from harness.runtime.arguments import ProgramArguments
 from harness.runtime.checkpoint import Checkpoint, Checkpoints
 from harness.runtime.data import find_data, find_mnist, read_idx, read_prompt
-from harness.runtime.device import DeviceFacts, allocated_cores, choose_device
+from harness.runtime.device import DeviceFacts, allocated_cores, choose_device, keep_first_gpu
 from harness.runtime.errors import DataError, DeviceError, ModelError, ProgramError, Terminated, run_program
 from harness.runtime.models import check_model, model_folder, weight_bytes
 from harness.runtime.run import StepRun
@@ -52,6 +52,7 @@ __all__ = [
     "find_data",
     "find_mnist",
     "join_team",
+    "keep_first_gpu",
     "measure_windows",
     "model_folder",
     "read_idx",

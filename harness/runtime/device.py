@@ -117,6 +117,15 @@ def choose_device(torch: Any, gpus_requested: int | None, *, max_threads: int | 
     return torch.device("cuda", index), _cuda_facts(torch, index)
 
 
+def keep_first_gpu() -> None:
+    """Let this process see only the first GPU of the job. To be called before torch is imported.
+
+    For programs with a library that deals a model out over all GPUs it sees: those would take turns, one working at a
+    time, and the result would name one.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
 def _cuda_facts(torch: Any, index: int) -> DeviceFacts:
     properties = torch.cuda.get_device_properties(index)
     return DeviceFacts(

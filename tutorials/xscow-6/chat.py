@@ -4,7 +4,9 @@ The step chat_before asks the model as it came, chat_after the one that was fine
 """
 
 # First: this import marks the moment the program began.
-from harness.runtime import ProgramArguments, ProgramError, StepRun, choose_device, run_program
+from harness.runtime import ProgramArguments, ProgramError, StepRun, choose_device, keep_first_gpu, run_program
+
+keep_first_gpu()  # LLaMA-Factory would share a model out among all
 
 # isort: split
 import argparse
@@ -57,7 +59,7 @@ def main() -> None:
     if is_for_another():
         return
     with StepRun.from_environment("chat_before", tutorial="xscow-6", parameters=vars(args)) as run:
-        device, facts = choose_device(torch, run.gpus_requested)
+        device, facts = choose_device(torch, run.gpus_requested and 1)
         run.use_device(facts)
         run.versions(torch=torch.__version__, llamafactory=VERSION)
         ask(run, args, device)
