@@ -145,6 +145,7 @@ class Throughput(SpecModel):
     reruns: int | None = Field(None, ge=0, description="as a site's reruns, for this tutorial; it wins")
     presets: dict[PresetName, PresetThroughput] = Field(default_factory=dict)
     meaning: LocalizedText | None = Field(None, description="what a low value says, for the page")
+    measured: LocalizedText | None = Field(None, description="what the number is, if not the median over windows")
     instead: list[OtherThroughput] = Field(
         default_factory=list, description="what is judged where the step was told to work in another way"
     )
