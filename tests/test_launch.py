@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.runtime import environment
+from harness.runtime.launch import NOTICE_S
 
 ROOT = Path(__file__).parent.parent
 RANK_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", environment.RENDEZVOUS)
@@ -146,6 +147,17 @@ def test_sigterm_reaches_every_rank(tmp_path: Path) -> None:
     process.terminate()
     assert ended(process)[0] == 143
     assert (tmp_path / "stopped-0").exists()
+    assert (tmp_path / "stopped-1").exists()
+
+
+def test_a_rank_has_its_time_to_stop_where_another_is_quicker(tmp_path: Path) -> None:
+    slow = WAIT_OR_FAIL.replace("def stop(*_):", f"def stop(*_):\n    time.sleep({NOTICE_S + 1} * (rank == '1'))")
+    process = start(tmp_path, slow.replace("EXIT", "pass"), HARNESS_PROCESSES="2")
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "waiting\n"
+    process.terminate()
+    assert ended(process)[0] == 143
     assert (tmp_path / "stopped-1").exists()
 
 

@@ -65,7 +65,8 @@ COMMANDS: dict[str, Entry] = {
         "Write one page, one JUnit file and one JSON file about the newest runs, or a comment for a pull request.",
     ),
     "history": Entry(
-        "history", "Show the throughput measured so far, a line per tutorial, preset, GPU model and count."
+        "history",
+        "Show the throughput measured so far, a line per tutorial, preset, source of the model, GPU model and count.",
     ),
     "compare": Entry(
         "history", "Compare the throughput of two groups of runs: the ratio B/A, with its confidence interval."

@@ -67,7 +67,8 @@ class Ranks:
             code = os.waitstatus_to_exitcode(status)
             if rank is not None and code != 0 and self.first_failure is None:
                 self.first_failure = rank, code
-                signal.alarm(NOTICE_S)
+                if not self._is_stopping:  # else they were told to stop, and have the time for that
+                    signal.alarm(NOTICE_S)
         signal.alarm(0)
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
